@@ -1,0 +1,164 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.vauban.fleet.plugins.module_utils._command import CLEAN_ENVIRONMENT, Completed, run
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+# Where the SDK appears inside a root tree that is being configured; /run is a tmpfs there, so nothing stays in the tree.
+SDK_IN_TREE = "/run/vauban/sdk"
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A host path shown inside the sandbox; ``dest`` lies below /run, the only place where mount points can be made."""
+
+    source: Path
+    dest: str
+    writable: bool = False
+    device: bool = False
+
+
+@dataclass(frozen=True)
+class Layers:
+    """An overlay: read-only ``lower`` trees (topmost first) and, if changes are to be kept, ``upper`` and ``work``."""
+
+    lower: tuple[Path, ...]
+    upper: Path | None = None
+    work: Path | None = None
+
+
+class Sandbox:
+    """Runs programs of the SDK, each in namespaces of its own.
+
+    The program sees the SDK read-only, tmpfs on /tmp, /run and /var/tmp, an empty environment, no network, and of the
+    host only what ``binds`` names. All mounts live in a private mount namespace and vanish with the program, whatever
+    way it ends. As an ordinary user a user namespace with the subordinate ids of /etc/subuid takes the place of root
+    (user_namespaces(7), newuidmap(1)).
+
+    :param sdk: the SDK image (a file, mounted by loop device: root only) or its unpacked tree (a directory).
+    :param scratch: an existing empty directory; mounts are arranged on a tmpfs over it that no other process sees.
+    """
+
+    def __init__(self, sdk: Path, scratch: Path) -> None:
+        self.sdk = sdk
+        self.scratch = scratch
+
+    def argv(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        binds: Sequence[Bind] = (),
+        layers: Mapping[str, Layers] | None = None,
+        root: Layers | None = None,
+        network: bool = False,
+        privileged: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+    ) -> list[str]:
+        """The complete command line, for :func:`run` or a long-lived process.
+
+        :param layers: overlays to show, by their path inside the sandbox.
+        :param root: enter this tree instead of the SDK, which then appears at :data:`SDK_IN_TREE`.
+        :param network: keep the host's network; otherwise only an own loopback interface exists.
+        :param privileged: keep root's capabilities inside (root trees are written with many owners).
+        """
+        if not self.sdk.exists():
+            raise FleetError("the SDK is not there", where=str(self.sdk), remedy="run 'make build' (tag sdk builds it)")
+        mounts = self._mounts(layers or {}, root)
+        words = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent"]
+        words += [] if network else ["--unshare-net"]
+        words += ["--cap-add", "ALL"] if privileged else ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
+        words += ["--clearenv"]
+        for name, value in {**CLEAN_ENVIRONMENT, **(env or {})}.items():
+            words += ["--setenv", name, value]
+        words += self._root_options(root)
+        words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var/tmp"]
+        if root is not None:
+            words += ["--ro-bind", str(self.scratch / "sdk"), SDK_IN_TREE]
+        for path in sorted(layers or {}):
+            words += ["--bind", str(self._overlay(path)), path]
+        for bind in binds:
+            option = "--dev-bind" if bind.device else "--bind" if bind.writable else "--ro-bind"
+            words += [option, str(bind.source), bind.dest]
+        words += ["--chdir", cwd, "--", *(os.fspath(word) for word in command)]
+        script = "\n".join([*mounts, 'exec "$@"'])
+        return [*self._namespace(), "--", "/bin/sh", "-euc", script, "sandbox", *words]
+
+    def run(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        binds: Sequence[Bind] = (),
+        layers: Mapping[str, Layers] | None = None,
+        root: Layers | None = None,
+        network: bool = False,
+        privileged: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        stdin: bytes | None = None,
+        log: Path | None = None,
+        check: bool = True,
+        timeout: float | None = None,
+    ) -> Completed:
+        """Run one program to its end; arguments as for :meth:`argv` and :func:`run`."""
+        argv = self.argv(
+            command,
+            binds=binds,
+            layers=layers,
+            root=root,
+            network=network,
+            privileged=privileged,
+            env=env,
+            cwd=cwd,
+        )
+        return run(argv, stdin=stdin, log=log, check=check, timeout=timeout)
+
+    def _namespace(self) -> list[str]:
+        if os.geteuid() == 0:
+            return ["unshare", "--mount", "--propagation", "private"]
+        return ["unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--propagation", "private"]
+
+    def _mounts(self, layers: Mapping[str, Layers], root: Layers | None) -> list[str]:
+        scratch = str(self.scratch)
+        lines = [_shell("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", scratch), _shell("mkdir", f"{scratch}/sdk")]
+        if self.sdk.is_file():
+            lines.append(_shell("mount", "-o", "loop,ro,nosuid,nodev", str(self.sdk), f"{scratch}/sdk"))
+        else:
+            lines.append(_shell("mount", "--bind", str(self.sdk), f"{scratch}/sdk"))
+        overlays = dict(layers)
+        if root is not None:
+            overlays["/"] = root
+        for path, layer in overlays.items():
+            target = str(self._overlay(path))
+            lines += [_shell("mkdir", target), _shell("mount", "-t", "overlay", "-o", _overlay_options(layer), "overlay", target)]
+        return lines
+
+    def _overlay(self, path: str) -> Path:
+        return self.scratch / ("overlay" + path.replace("/", "-"))
+
+    def _root_options(self, root: Layers | None) -> list[str]:
+        if root is not None:
+            return ["--bind", str(self._overlay("/")), "/"]
+        return ["--ro-bind", str(self.scratch / "sdk"), "/"]
+
+
+def _overlay_options(layer: Layers) -> str:
+    options = [f"lowerdir={':'.join(str(path) for path in layer.lower)}"]
+    if layer.upper is not None:
+        options += [f"upperdir={layer.upper}", f"workdir={layer.work}"]
+    if os.geteuid() != 0:
+        options.append("userxattr")  # overlayfs in a user namespace cannot use trusted.* attributes
+    return ",".join(options)
+
+
+def _shell(*words: str) -> str:
+    return shlex.join(words)
