@@ -29,8 +29,18 @@ class Completed:
 
     argv: tuple[str, ...]
     returncode: int
-    stdout: str
-    stderr: str
+    stdout_bytes: bytes
+    stderr_bytes: bytes
+
+    @property
+    def stdout(self) -> str:
+        """Standard output as text."""
+        return self.stdout_bytes.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        """Standard error as text."""
+        return self.stderr_bytes.decode("utf-8", "replace")
 
 
 class CommandError(FleetError):
@@ -52,7 +62,8 @@ def describe(argv: Sequence[str]) -> str:
     words = list(argv)
     if "--" in words:
         words = words[len(words) - words[::-1].index("--") :]
-    return shlex.join(words[:6]) + (" ..." if len(words) > 6 else "")
+    text = shlex.join(words)
+    return text if len(text) <= 100 else text[:100] + " ..."
 
 
 def run(
@@ -92,12 +103,7 @@ def run(
         raise FleetError(f"program not found: {words[0]}", remedy="run 'make host' to install what the host needs") from exc
     except subprocess.TimeoutExpired as exc:
         raise FleetError(f"{describe(words)} did not end within {timeout:g} s") from exc
-    completed = Completed(
-        words,
-        process.returncode,
-        process.stdout.decode("utf-8", "replace"),
-        process.stderr.decode("utf-8", "replace"),
-    )
+    completed = Completed(words, process.returncode, process.stdout, process.stderr)
     if log is not None:
         append_log(log, completed)
     if check and completed.returncode != 0:

@@ -36,6 +36,12 @@ class Layers:
     work: Path | None = None
 
 
+def namespace() -> list[str]:
+    """The command prefix that gives a program private mounts, and root's rights over subordinate ids (unshare(1))."""
+    words = ["unshare", "--mount", "--propagation", "private"]
+    return words if os.geteuid() == 0 else [*words, "--user", "--map-root-user", "--map-auto"]
+
+
 class Sandbox:
     """Runs programs of the SDK, each in namespaces of its own.
 
@@ -91,7 +97,7 @@ class Sandbox:
             words += [option, str(bind.source), bind.dest]
         words += ["--chdir", cwd, "--", *(os.fspath(word) for word in command)]
         script = "\n".join([*mounts, 'exec "$@"'])
-        return [*self._namespace(), "--", "/bin/sh", "-euc", script, "sandbox", *words]
+        return [*namespace(), "--", "/bin/sh", "-euc", script, "sandbox", *words]
 
     def run(
         self,
@@ -121,11 +127,6 @@ class Sandbox:
             cwd=cwd,
         )
         return run(argv, stdin=stdin, log=log, check=check, timeout=timeout)
-
-    def _namespace(self) -> list[str]:
-        if os.geteuid() == 0:
-            return ["unshare", "--mount", "--propagation", "private"]
-        return ["unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--propagation", "private"]
 
     def _mounts(self, layers: Mapping[str, Layers], root: Layers | None) -> list[str]:
         scratch = str(self.scratch)
