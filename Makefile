@@ -1,0 +1,141 @@
+# The one door to this repository. `make help` lists the targets.
+# Each recipe is what you would type yourself after `make host venv link` and `. build/venv/bin/activate`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+# Debian's own interpreter, whatever else is first in PATH.
+PYTHON ?= /usr/bin/python3
+INVENTORY ?= inventories/reference
+PRODUCT ?= gateway
+# Any value builds a development image with instrumentation, which taints its version.
+INSTRUMENTED ?=
+SCENARIO ?=
+# More options for the command that a target runs, as in `make build ARGS="--limit gateway -v"`.
+ARGS ?=
+
+VENV := build/venv
+COLLECTION := build/collections/ansible_collections/vauban/fleet
+PLAYBOOK = ansible-playbook -i $(INVENTORY) $(ARGS)
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+	--require-hashes --only-binary :all:
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Ansible refuses to start without UTF-8.
+export LC_ALL := C.UTF-8
+export HYPOTHESIS_STORAGE_DIRECTORY := build/cache/hypothesis
+# Molecule looks elsewhere in a collection unless told.
+export MOLECULE_GLOB := molecule/*/molecule.yml
+
+##@ Prepare
+
+.PHONY: help host venv dev link requirements
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { print "\n" substr($$0, 5) } \
+		/^[a-z][a-z0-9-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+host: ## Install the few Debian packages a build needs (asks for root)
+	scripts/host-packages
+
+venv: $(VENV)/.runtime ## Install Ansible and our libraries into build/venv, every file checked against its hash
+$(VENV)/.runtime: requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP_INSTALL) -r requirements.txt
+	touch $@
+
+dev: $(VENV)/.dev ## Add the tools of tests and checks to build/venv
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(PIP_INSTALL) -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+link: $(COLLECTION) ## Make this checkout the installed collection
+$(COLLECTION):
+	mkdir -p $(@D)
+	ln -sn ../../../.. $@
+
+requirements: dev ## Write requirements*.txt anew from requirements*.in
+	for name in requirements requirements-dev; do \
+		uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+			--custom-compile-command 'make requirements' --output-file $$name.txt $$name.in; \
+	done
+
+##@ Build
+
+.PHONY: lock pki build try export
+lock: host venv link ## Resolve the package sets and write the lock file
+	$(PLAYBOOK) playbooks/lock.yml
+
+pki: host venv link ## Make the signing keys of a development set-up
+	$(PLAYBOOK) playbooks/pki.yml
+
+build: host venv link ## Build the products
+	$(PLAYBOOK) playbooks/build.yml
+
+try: host venv link ## Boot a product in a VM (PRODUCT=gateway INSTRUMENTED=)
+	$(PLAYBOOK) playbooks/try.yml -e try_product=$(PRODUCT) \
+		-e '{"try_instrumented": $(if $(INSTRUMENTED),true,false)}'
+
+export: host venv link ## Export the locked packages as an offline mirror
+	$(PLAYBOOK) playbooks/export_assets.yml
+
+##@ Test
+
+.PHONY: test test-all lint sanity unit integration e2e molecule molecule-changed importer bench
+# Cheap stages first.
+STAGES = host lint unit integration build e2e
+test: STAGES += molecule-changed
+test-all: STAGES += molecule
+test: ## What every change must pass
+test-all: ## The same with all molecule scenarios, not only those that a change touches
+test test-all:
+	@for stage in $(STAGES); do \
+		start=$$SECONDS; \
+		$(MAKE) --no-print-directory $$stage; \
+		echo "stage $$stage took $$((SECONDS - start)) s"; \
+	done
+
+lint: dev link ## Static checks, ansible-test sanity and Galaxy's import checks
+	ruff check
+	mypy
+	yamllint --strict .
+	ansible-lint
+	antsibull-changelog lint
+	scripts/sanity
+	$(MAKE) --no-print-directory importer
+
+sanity: dev ## ansible-test sanity alone (ARGS="--test validate-modules")
+	scripts/sanity $(ARGS)
+
+unit: dev link ## Unit tests
+	pytest tests/unit $(ARGS)
+
+integration: dev link ## Tests of modules against real tools
+	$(if $(wildcard tests/integration/*),pytest tests/integration $(ARGS))
+
+e2e: dev link ## Boot the built images and try them
+	pytest tests/e2e $(ARGS)
+
+molecule: dev link ## Molecule scenarios: all, or SCENARIO=name
+	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)
+
+molecule-changed: dev link
+	for scenario in $$(scripts/molecule-changed); do molecule test --scenario-name $$scenario; done
+
+importer: dist ## What Galaxy checks when a collection is published
+	cd build/dist && GALAXY_IMPORTER_RUN_ANSIBLE_LINT=false python -m galaxy_importer.main vauban-fleet-*.tar.gz
+
+bench: dev link ## Print the figures of docs/performance.md
+	for script in tests/bench/*.py; do python $$script; done
+
+##@ Release
+
+.PHONY: dist clean
+dist: dev ## Pack the collection into build/dist
+	rm -rf build/dist
+	ansible-galaxy collection build --output-path build/dist
+
+clean: ## Delete everything that was made from the sources
+	rm -rf build
