@@ -122,7 +122,7 @@ molecule: dev link ## Molecule scenarios: all, or SCENARIO=name
 	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)
 
 molecule-changed: dev link
-	for scenario in $$(scripts/molecule-changed); do molecule test --scenario-name $$scenario; done
+	scenarios=$$(scripts/molecule-changed); for scenario in $$scenarios; do molecule test --scenario-name $$scenario; done
 
 importer: dist ## What Galaxy checks when a collection is published
 	cd build/dist && GALAXY_IMPORTER_RUN_ANSIBLE_LINT=false python -m galaxy_importer.main vauban-fleet-*.tar.gz
