@@ -100,6 +100,8 @@ def make_tree(request: TreeRequest, store: Store, dest: Path, *, sandbox: Sandbo
             '--customize-hook=chroot "$1" dpkg --force-depends --unpack /unpacked.deb',
             '--customize-hook=rm "$1/unpacked.deb"',
         ]
+    if request.unpacked:
+        words.append('--customize-hook=for kernel in "$1"/usr/lib/modules/*; do chroot "$1" depmod "${kernel##*/}"; done')
     words += ["", root, f"deb [trusted=yes] copy:{assets} {index}/"]
     environment = {"SOURCE_DATE_EPOCH": str(request.epoch)}
     if sandbox is None:

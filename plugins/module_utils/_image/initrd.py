@@ -1,0 +1,153 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._image import kernel_modules
+
+TREE = Path("/run/tree")
+SDK = Path("/")
+_UNITS = "usr/lib/systemd/system"
+_LINKED = re.compile(r"(?:=> )?(/\S+) \(0x[0-9a-f]+\)")
+_DIRECTORIES = ("dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin", "var")
+_MERGED = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "init": "usr/lib/systemd/systemd"}
+
+
+def build(
+    contents: Sequence[Mapping[str, Any]],
+    overlay: Sequence[str],
+    modules: Sequence[str],
+    texts: Mapping[str, str],
+    compression_level: int,
+) -> dict[str, Any]:
+    """Build an initrd at /run/out/initrd from the tree at /run/tree. Runs inside the SDK.
+
+    :param contents: lists like ``files/initrd/system.yml``; key ``sdk_files`` names files taken from the SDK.
+    :param overlay: directories copied over the result.
+    :param modules: kernel modules beside those that ``contents`` name.
+    :param texts: path -> content of further files.
+    :param compression_level: of zstd(1).
+    :returns: ``files``: how many there are.
+    :raises FleetError: a listed file, unit or module does not exist.
+    """
+    root = Path("/tmp/initrd")
+    for name in _DIRECTORIES:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for name, target in _MERGED.items():
+        (root / name).symlink_to(target)
+    (root / "etc/initrd-release").symlink_to("../usr/lib/os-release")
+    release = kernel_modules.release_of(TREE)
+    names: set[str] = set(modules)
+    for content in contents:
+        _copy_files(TREE, content.get("files", ()), root)
+        _copy_files(SDK, content.get("sdk_files", ()), root)
+        _copy_units(content.get("units", ()), root)
+        names |= set(content.get("modules", ()))
+    kernel_modules.install(kernel_modules.KernelModules(TREE, release), sorted(names), root)
+    for directory in overlay:
+        shutil.copytree(directory, root, dirs_exist_ok=True, symlinks=True)
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    run(["ldconfig", "-r", str(root)])
+    _lock_accounts(root)
+    return {"files": _pack(root, compression_level)}
+
+
+def _lock_accounts(root: Path) -> None:
+    """Nobody logs in to an initrd: only numbers and names are of use."""
+    lines = [line.split(":") for line in (root / "etc/passwd").read_text().splitlines()]
+    text = "\n".join(":".join([*fields[:6], "/usr/sbin/nologin"]) for fields in lines)
+    (root / "etc/passwd").write_text(text + "\n")
+
+
+def _copy_files(source: Path, patterns: Iterable[str], root: Path) -> None:
+    missing = []
+    for pattern in patterns:
+        found = sorted(source.glob(pattern.lstrip("/")))
+        if not found:
+            missing.append(pattern)
+        for path in found:
+            _copy(source, path, root)
+    if missing:
+        raise FleetError(f"no such file for the initrd: {', '.join(missing)}", where="files/initrd")
+
+
+def _copy(source: Path, path: Path, root: Path) -> None:
+    """Copy a file, what its link points to, and the libraries it is linked with."""
+    relative = _merged(path.relative_to(source))
+    dest = root / relative
+    if dest.is_symlink() or dest.exists() and not path.is_dir():
+        return
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        target = os.readlink(path)
+        dest.symlink_to(target)
+        resolved = source / target.lstrip("/") if target.startswith("/") else path.parent / target
+        _copy(source, Path(os.path.normpath(resolved)), root)
+    elif path.is_dir():
+        for child in sorted(path.iterdir()):
+            if child.name != "__pycache__":
+                _copy(source, child, root)
+    else:
+        shutil.copy2(path, dest)
+        for library in _libraries(source, path):
+            _copy(source, library, root)
+
+
+def _libraries(source: Path, path: Path) -> list[Path]:
+    """What the tree's own dynamic loader would load (ld.so(8) --list)."""
+    with path.open("rb") as stream:
+        if stream.read(4) != b"\x7fELF":
+            return []
+    command = ["/usr/lib64/ld-linux-x86-64.so.2", "--list", "/" + str(path.relative_to(source))]
+    if source != SDK:
+        command = ["chroot", str(source), *command]
+    listed = run(command, check=False)
+    return [source / match[1].lstrip("/") for match in _LINKED.finditer(listed.stdout)]
+
+
+def _merged(path: Path) -> Path:
+    first = path.parts[0]
+    return Path(_MERGED[first], *path.parts[1:]) if first in _MERGED and len(path.parts) > 1 else path
+
+
+def _copy_units(names: Sequence[str], root: Path) -> None:
+    """Copy units with their drop-ins, and those links of their .wants that point to units of the list."""
+    units = TREE / _UNITS
+    for name in names:
+        if not os.path.lexists(units / name):
+            raise FleetError(f"no such unit for the initrd: {name}", where="files/initrd")
+        _copy(TREE, units / name, root)
+        if (units / f"{name}.d").is_dir():
+            _copy(TREE, units / f"{name}.d", root)
+    chosen = set(names)
+    for directory in sorted(units.glob("*.wants")):
+        for link in sorted(directory.iterdir()):
+            if link.name in chosen and directory.name.removesuffix(".wants") in chosen:
+                _copy(TREE, link, root)
+
+
+def _pack(root: Path, compression_level: int) -> int:
+    epoch = int(os.environ["SOURCE_DATE_EPOCH"])
+    names = []
+    for directory, subdirectories, files in os.walk(root):
+        names += [str((Path(directory) / name).relative_to(root)) for name in [*subdirectories, *files]]
+    for name in names:
+        os.utime(root / name, (epoch, epoch), follow_symlinks=False)
+    listing = "\0".join(sorted(names)) + "\0"
+    cpio = ["cpio", "--null", "--create", "--format=newc", "--reproducible", "--owner=+0:+0", "--quiet"]
+    archive = run(cpio, stdin=listing.encode(), cwd=root).stdout_bytes
+    zstd = ["zstd", "-q", f"-{compression_level}", "--threads=1", "-o", "/run/out/initrd", "-f"]
+    run(zstd, stdin=archive)
+    return len(names)

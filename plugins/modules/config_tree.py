@@ -1,0 +1,108 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: config_tree
+short_description: Lay down a directory of configuration files in one task
+version_added: 0.1.0
+author: The vauban.fleet contributors
+description:
+  - Renders the files of a directory on the controller and gives the target exactly these contents and modes, in one
+    module call however many files there are. Files ending in C(.j2) are templates; the suffix is dropped.
+  - Directories that are missing are made with mode 0755. Everything belongs to root. Nothing is ever removed.
+options:
+  src:
+    description: Directory on the controller whose files are laid down below O(dest).
+    type: path
+    required: true
+  dest:
+    description: Directory on the target.
+    type: path
+    default: /
+  modes:
+    description: Shell patterns of destination paths and the mode of the files that match; others get 0644, or 0755 if
+      the source is executable.
+    type: dict
+    default: {}
+  files:
+    description: Set by the action plugin.
+    type: list
+    elements: dict
+    default: []
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying the target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed when in diff mode.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Lay down the base configuration
+  vauban.fleet.config_tree:
+    src: "{{ role_path }}/files/root"
+    modes:
+      /etc/keys/*: "0600"
+"""
+
+RETURN = r"""
+paths:
+  description: The files that were written, or would be in check mode.
+  returned: always
+  type: list
+  elements: str
+  sample: [/usr/lib/os-release]
+"""
+
+import base64
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file
+
+
+def _read(path: Path) -> tuple[bytes | None, int | None]:
+    try:
+        return path.read_bytes(), path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        return None, None
+
+
+def main() -> None:
+    """Compare, then write what differs."""
+    module = AnsibleModule(
+        argument_spec={
+            "src": {"type": "path", "required": True},
+            "dest": {"type": "path", "default": "/"},
+            "modes": {"type": "dict", "default": {}},
+            "files": {"type": "list", "elements": "dict", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    changed, diff = [], []
+    for item in module.params["files"]:
+        path, content, mode = Path(item["path"]), base64.b64decode(item["content"]), int(item["mode"], 8)
+        before, before_mode = _read(path)
+        if (before, before_mode) == (content, mode):
+            continue
+        changed.append(str(path))
+        diff.append(
+            {
+                "before": (before or b"").decode("utf-8", "replace"),
+                "after": content.decode("utf-8", "replace"),
+                "before_header": f"{path} {before_mode or 0:04o}" if before is not None else f"{path} (absent)",
+                "after_header": f"{path} {mode:04o}",
+            }
+        )
+        if not module.check_mode:
+            with replacing_file(path, mode=mode) as temporary:
+                temporary.write_bytes(content)
+    module.exit_json(changed=bool(changed), paths=changed, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
