@@ -20,8 +20,9 @@ ARGS ?=
 VENV := build/venv
 COLLECTION := build/collections/ansible_collections/vauban/fleet
 PLAYBOOK = ansible-playbook -i $(INVENTORY) $(ARGS)
+# The files name every package, so pip resolves nothing; and it compiles nothing.
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-	--require-hashes --only-binary :all:
+	--require-hashes --no-deps --only-binary :all:
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Ansible refuses to start without UTF-8.
