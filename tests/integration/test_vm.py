@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,7 +163,8 @@ def test_nothing_survives_a_killed_python(sandbox: Sandbox, spec: MachineSpec) -
         from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import MachineSpec, UefiBoot
 
         directory = Path({str(spec.directory)!r})
-        spec = MachineSpec("diskless", directory, UefiBoot(directory / "vars.fd"), memory=256, tpm=True)
+        boot = UefiBoot(directory / "vars.fd")
+        spec = MachineSpec("diskless", directory, boot, memory=256, tpm=True, credentials={{"a": b"secret"}})
         with Machine(spec, Sandbox(Path({str(sandbox.sdk)!r}), Path({str(sandbox.scratch)!r})), accelerator=tcg("")):
             print("started", flush=True)
             time.sleep(600)
@@ -177,6 +180,10 @@ def test_nothing_survives_a_killed_python(sandbox: Sandbox, spec: MachineSpec) -
     while any(_alive(each.pid) for each in family):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    runtime = re.search(r"mkdir -p (\S+);", (spec.directory / "qemu.log").read_text())
+    assert runtime is not None
+    assert not list(Path(runtime[1]).glob("smbios-*"))
+    shutil.rmtree(runtime[1])
 
 
 def test_silent_guest_is_reported_with_the_log(

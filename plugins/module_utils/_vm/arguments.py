@@ -27,6 +27,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.tpm import SOCKET
 SERIAL_LOG = "serial.log"
 SERIAL_SOCKET = "serial"
 QMP_SOCKET = "qmp"
+STRING_FILES = "smbios-*"
 # Where QEMU finds the two; short whatever the host's paths are (unix(7) allows a socket's path 108 bytes).
 DIRECTORY = "/run/vm"
 RUNTIME = "/run/runtime"
@@ -65,7 +66,7 @@ def invocation(spec: MachineSpec, accelerator: Accelerator, runtime: Path) -> In
     if spec.tpm:
         argv += ["-chardev", f"socket,id=tpm,path={RUNTIME}/{TPM_SOCKET}"]
         argv += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]
-    for path in sorted(runtime.glob("smbios-*")):
+    for path in sorted(runtime.glob(STRING_FILES)):
         argv += ["-smbios", f"type=11,path={RUNTIME}/{path.name}"]
     return Invocation(argv, binds, any(isinstance(nic, SegmentNic) or nic.forwards for nic in spec.nics))
 
@@ -76,6 +77,12 @@ def write_strings(spec: MachineSpec, runtime: Path) -> None:
         path = runtime / f"smbios-{number:03}"
         path.touch(mode=0o600)
         path.write_text(text, "ascii")
+
+
+def remove_strings(runtime: Path) -> None:
+    """Remove what :func:`write_strings` wrote: there may be secrets in it."""
+    for path in runtime.glob(STRING_FILES):
+        path.unlink()
 
 
 def mac(name: str, number: int) -> str:

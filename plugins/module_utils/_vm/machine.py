@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.accel import Accelerator, detect
@@ -21,6 +22,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.arguments import 
     SERIAL_LOG,
     SERIAL_SOCKET,
     invocation,
+    remove_strings,
     write_strings,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import Process, descendants, stat
@@ -95,12 +97,13 @@ class Machine:
 
         :raises FleetError: the path is elsewhere, or QEMU failed.
         """
-        if path.parent != self.spec.directory:
+        if path.resolve().parent != self.spec.directory.resolve():
             raise FleetError(f"not in the machine's directory {self.spec.directory}", where=str(path))
-        self.qmp.stop()
-        self.qmp.migrate(f"file:{DIRECTORY}/{path.name}")
-        self.qmp.quit()
-        self.wait_exit(RESTORE_TIMEOUT)
+        with replacing_file(path, mode=0o600) as temporary:  # holds the guest's memory, so its secrets
+            self.qmp.stop()
+            self.qmp.migrate(f"file:{DIRECTORY}/{temporary.name}")
+            self.qmp.quit()
+            self.wait_exit(RESTORE_TIMEOUT)
 
     def cpu_seconds(self) -> float:
         """User and system time of QEMU so far; after its end, as last seen while something was waited for."""
@@ -116,7 +119,8 @@ class Machine:
 
     def _start(self, stack: ExitStack) -> None:
         spec, directory = self.spec, self.spec.directory
-        runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vauban-vm-")))
+        # Not below TMPDIR: the path of a socket has 108 bytes at most (unix(7)).
+        runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vauban-vm-", dir="/tmp")))
         if spec.interactive and sys.stdin.isatty():
             stack.callback(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, termios.tcgetattr(sys.stdin))
         if spec.tpm:
@@ -140,6 +144,7 @@ class Machine:
         except FleetError as exc:
             raise self._process.failure(f"was not reached: {exc.message}") from exc
         stack.callback(self.qmp.close)
+        remove_strings(runtime)  # QEMU has read them
         if spec.restore is not None:
             self._resume()
 

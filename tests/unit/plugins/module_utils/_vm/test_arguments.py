@@ -16,6 +16,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.arguments import 
     Invocation,
     invocation,
     mac,
+    remove_strings,
     write_strings,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import (
@@ -81,6 +82,8 @@ def test_credentials_show_in_no_argument_and_in_private_files_only(runtime: Path
     assert (runtime / "smbios-000").read_text() == "io.systemd.credential.binary:site.key=c2VjcmV0"
     assert (runtime / "smbios-001").read_text() == "io.systemd.stub.kernel-cmdline-extra=quiet loglevel=3"
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in runtime.iterdir())
+    remove_strings(runtime)
+    assert not list(runtime.iterdir())
 
 
 def test_disks_are_shown_as_named(runtime: Path) -> None:
