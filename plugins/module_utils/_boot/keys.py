@@ -1,0 +1,191 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
+    Algorithm,
+    Certificate,
+    read_certificate,
+)
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+Kind = Literal["development", "production"]
+KINDS: tuple[Kind, ...] = ("development", "production")
+
+# Keys with a certificate, and the algorithm of each. The TPM's signed policy and EDK2's Secure Boot both want RSA.
+CERTIFIED: dict[str, Algorithm] = {"PK": "rsa", "KEK": "rsa", "db": "rsa", "pcr": "rsa", "release": "p256"}
+ESCROW = "escrow"
+NAMES = (*CERTIFIED, ESCROW)
+# Secure Boot variables and the key that signs an update of each.
+UPDATE_SIGNER = {"PK": "PK", "KEK": "PK", "db": "KEK"}
+RSA_BITS = 2048
+DB_BITS = (2048, 3072, 4096)
+MAX_DAYS = 36500
+MARKER = "keys.json"
+OWNER_FILE = "owner_guid"
+LEAVE_USER_MODE = "noPK.auth"
+PRODUCT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
+
+
+@dataclass(frozen=True)
+class KeyRequest:
+    """The keys a product is to have.
+
+    :param name: the product: lower case letters, digits, ``_`` and ``-``, at most 32.
+    :param days: validity of certificates that are made now.
+    :param db_bits: RSA bits of a ``db`` key that is made now.
+    :param held_elsewhere: keys whose private half is offline or in a token: never made, and not to be found here.
+    """
+
+    name: str
+    kind: Kind = "development"
+    days: int = 3650
+    db_bits: int = RSA_BITS
+    held_elsewhere: frozenset[str] = field(default_factory=frozenset)
+
+    def check(self) -> None:
+        """Refuse values that no key can be made from.
+
+        :raises FleetError: naming the value.
+        """
+        if not PRODUCT_NAME.fullmatch(self.name):
+            raise FleetError(f"{self.name!r} is no product name", remedy="use a-z first, then up to 31 of a-z 0-9 _ -")
+        if self.kind not in KINDS:
+            raise FleetError(f"{self.kind!r} is no kind of keys", remedy=f"choose one of: {', '.join(KINDS)}")
+        if not 1 <= self.days <= MAX_DAYS:
+            raise FleetError(f"certificates cannot be valid for {self.days} days", remedy=f"choose 1 to {MAX_DAYS}")
+        if self.db_bits not in DB_BITS:
+            raise FleetError(f"db cannot have {self.db_bits} bits", remedy="choose 2048, 3072 or 4096")
+        unknown = sorted(self.held_elsewhere - set(NAMES))
+        if unknown:
+            raise FleetError(f"no such key: {', '.join(unknown)}", remedy=f"the keys are: {', '.join(NAMES)}")
+
+
+@dataclass(frozen=True)
+class ProductKeys:
+    """The key directory of one product; reading it needs neither the SDK nor any private key."""
+
+    directory: Path
+
+    @property
+    def marker(self) -> Path:
+        return self.directory / MARKER
+
+    def private(self, name: str) -> Path:
+        return self.directory / f"{name}.key"
+
+    def public(self, name: str) -> Path:
+        """What stands for the key in public: its certificate, or the age recipient of the escrow."""
+        return self.directory / f"{name}.{'pub' if name == ESCROW else 'crt'}"
+
+    def reference(self, name: str) -> KeyReference:
+        """The key in this directory, for signing."""
+        return KeyReference(str(self.private(name).absolute()))
+
+    def certificate(self, name: str) -> Certificate:
+        """:raises FleetError: missing or unreadable."""
+        return read_certificate(self.public(name))
+
+    def certificates(self) -> dict[str, Certificate]:
+        """The certificates that are there."""
+        return {name: self.certificate(name) for name in CERTIFIED if self.public(name).exists()}
+
+    def owner(self) -> uuid.UUID:
+        """The GUID that owns this product's entries in Secure Boot variables.
+
+        :raises FleetError: missing or no GUID.
+        """
+        path = self.directory / OWNER_FILE
+        try:
+            return uuid.UUID(path.read_text("utf-8").strip())
+        except FileNotFoundError as exc:
+            raise FleetError("the owner GUID is not there", where=str(path), remedy="run playbook pki again") from exc
+        except ValueError as exc:
+            raise FleetError("this is no GUID", where=str(path)) from exc
+
+    def recipient(self) -> str:
+        """The age recipient that recovery keys are encrypted to.
+
+        :raises FleetError: missing or no X25519 recipient.
+        """
+        path = self.public(ESCROW)
+        if not path.exists():
+            raise FleetError("the escrow recipient is not there", where=str(path))
+        text = path.read_text("utf-8").strip()
+        if not RECIPIENT.fullmatch(text):
+            raise FleetError("this is no age X25519 recipient (age1...)", where=str(path))
+        return text
+
+    def read_marker(self) -> dict[str, Any]:
+        """What was written down when the keys were made.
+
+        :raises FleetError: missing or unreadable.
+        """
+        try:
+            value = json.loads(self.marker.read_text("utf-8"))
+        except FileNotFoundError as exc:
+            raise FleetError(
+                "nothing says what kind of keys these are", where=str(self.marker), remedy="run playbook pki again"
+            ) from exc
+        except ValueError as exc:
+            raise FleetError("this is not JSON", where=str(self.marker)) from exc
+        if not isinstance(value, dict) or value.get("kind") not in KINDS:
+            raise FleetError("no kind of keys is named", where=f"{self.marker}: kind")
+        return value
+
+
+def require_production(keys: ProductKeys) -> None:
+    """Refuse development keys; the certificates decide even if the marker was edited.
+
+    :raises FleetError: naming the file that gives them away.
+    """
+    remedy = "make production keys in another directory: playbook pki with product_keys_kind=production"
+    if keys.read_marker()["kind"] != "production":
+        raise FleetError("these are development keys", where=f"{keys.marker}: kind", remedy=remedy)
+    for name in CERTIFIED:
+        certificate = keys.certificate(name)
+        if certificate.development:
+            raise FleetError(
+                f"this is a development certificate: {certificate.subject}", where=str(certificate.path), remedy=remedy
+            )
+
+
+def expiring(keys: ProductKeys, *, now: dt.datetime, within_days: int) -> tuple[Certificate, ...]:
+    """The certificates that have expired or will within ``within_days``, the most urgent first."""
+    limit = now + dt.timedelta(days=within_days)
+    due = [certificate for certificate in keys.certificates().values() if certificate.not_after <= limit]
+    return tuple(sorted(due, key=lambda certificate: certificate.not_after))
+
+
+def require_current(keys: ProductKeys, names: Iterable[str], *, now: dt.datetime) -> None:
+    """Refuse certificates that are not valid at ``now``.
+
+    :raises FleetError: naming the file and the date.
+    """
+    for name in names:
+        certificate = keys.certificate(name)
+        if now >= certificate.not_after:
+            raise FleetError(
+                f"the certificate expired on {certificate.not_after:%Y-%m-%d}",
+                where=str(certificate.path),
+                remedy="see docs/keys.md, section 'When a certificate expires'",
+            )
+        if now < certificate.not_before:
+            raise FleetError(
+                f"the certificate is valid only from {certificate.not_before:%Y-%m-%d %H:%M} UTC",
+                where=str(certificate.path),
+                remedy="check the clock of this machine",
+            )
