@@ -1,0 +1,284 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: product_keys
+short_description: Make and check the keys of a product
+version_added: 0.1.0
+description:
+  - Makes the directory with the keys that sign a product, and what derives from them
+    (certificates, EFI signature lists, signed updates of the Secure Boot variables).
+  - A private key is never written over. What derives from the keys and is missing or does not fit is made anew.
+  - Fails if a private key is missing but its certificate is there, unless O(held_elsewhere) names the key.
+  - Fails if the directory holds keys of the other O(kind).
+author:
+  - The vauban.fleet contributors
+requirements:
+  - cryptography >= 42 (Python library)
+  - bubblewrap
+attributes:
+  check_mode:
+    description: Can run in check mode and says which files it would write, without the SDK.
+    support: full
+  diff_mode:
+    description: Shows file names and properties of certificates, never bytes of a key.
+    support: full
+  idempotent:
+    description: A second run changes nothing.
+    support: full
+options:
+  state:
+    description: The keys shall exist. They are never removed by this module.
+    type: str
+    choices: [present]
+    default: present
+  path:
+    description: The directory of all products' keys. Made with mode 0700 if missing.
+    type: path
+    required: true
+  name:
+    description: The product, and the name of its directory below O(path).
+    type: str
+    required: true
+  kind:
+    description:
+      - V(development) keys carry C(OU=DEVELOPMENT - NOT FOR PRODUCTION) in every certificate.
+      - One kind never becomes the other.
+    type: str
+    choices: [development, production]
+    default: development
+  days:
+    description: Validity, in days, of certificates that are made now.
+    type: int
+    default: 3650
+  db_bits:
+    description: Size in bits of the RSA key C(db) if it is made now.
+    type: int
+    choices: [2048, 3072, 4096]
+    default: 2048
+  held_elsewhere:
+    description:
+      - Keys whose private half is kept offline or in a PKCS#11 token.
+      - Their public half must be in the directory, their private half must not.
+    type: list
+    elements: str
+    choices: [PK, KEK, db, pcr, release, escrow]
+    default: []
+  expiry_warning:
+    description: Warn of certificates that expire within this many days.
+    type: int
+    default: 90
+  sdk:
+    description: The SDK, as an image file or as an unpacked tree.
+    type: path
+    required: true
+  scratch:
+    description: A directory for temporary mount points. Made if missing.
+    type: path
+    required: true
+seealso:
+  - name: Keys
+    description: What each key is for, and what its loss means.
+    link: https://vauban.example/fleet/docs/keys
+"""
+
+EXAMPLES = r"""
+- name: Make development keys
+  vauban.fleet.product_keys:
+    path: "{{ fleet_keys_dir }}"
+    name: gateway
+    sdk: "{{ fleet_sdk }}"
+    scratch: "{{ fleet_scratch }}"
+
+- name: Check production keys whose roots are offline
+  vauban.fleet.product_keys:
+    path: "{{ fleet_keys_dir }}"
+    name: gateway
+    kind: production
+    held_elsewhere: [PK, KEK, escrow]
+    sdk: "{{ fleet_sdk }}"
+    scratch: "{{ fleet_scratch }}"
+"""
+
+RETURN = r"""
+path:
+  description: The key directory of the product.
+  returned: success
+  type: str
+  sample: /srv/keys/gateway
+kind:
+  description: What the keys are for.
+  returned: success
+  type: str
+  sample: development
+owner_guid:
+  description: Owner of the product's entries in the Secure Boot variables.
+  returned: success, unless check mode would make the keys
+  type: str
+  sample: 7d3c1f0e-6a5b-4c19-9d0e-0b8f5a1f8a51
+escrow_recipient:
+  description: The age recipient that recovery keys are encrypted to.
+  returned: success, unless check mode would make the keys
+  type: str
+  sample: age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
+certificates:
+  description: The certificates by name of their key.
+  returned: success
+  type: dict
+  contains:
+    path:
+      description: The PEM file.
+      type: str
+      returned: always
+    subject:
+      description: The subject (RFC 4514).
+      type: str
+      returned: always
+    sha256:
+      description: Fingerprint of the certificate.
+      type: str
+      returned: always
+    not_after:
+      description: When it expires (ISO 8601).
+      type: str
+      returned: always
+    days_left:
+      description: Whole days until then, negative afterwards.
+      type: int
+      returned: always
+  sample:
+    db:
+      path: /srv/keys/gateway/db.crt
+      subject: OU=DEVELOPMENT - NOT FOR PRODUCTION,CN=gateway db
+      sha256: 1f0c2d8e4b3a59687786a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0
+      not_after: "2036-11-19T09:30:00+00:00"
+      days_left: 3649
+written:
+  description: Names of the files that were written or, in check mode, would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [db.key, db.crt]
+failure:
+  description: What went wrong, where, and what to do.
+  returned: failure
+  type: dict
+"""
+
+import datetime as dt
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+
+try:
+    from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure, plan
+    from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys, expiring
+except ImportError:
+    CRYPTOGRAPHY_ERROR: str | None = traceback.format_exc()
+else:
+    CRYPTOGRAPHY_ERROR = None
+
+
+def describe(keys: ProductKeys, now: dt.datetime) -> dict[str, Any]:
+    """Properties of the keys that are there, for the result and the diff."""
+    facts: dict[str, Any] = {
+        "certificates": {
+            name: {
+                "path": str(certificate.path),
+                "subject": certificate.subject,
+                "sha256": certificate.fingerprint,
+                "not_after": certificate.not_after.isoformat(),
+                "days_left": certificate.days_left(now),
+            }
+            for name, certificate in keys.certificates().items()
+        }
+    }
+    if keys.marker.exists():
+        marker = keys.read_marker()
+        facts |= {name: marker.get(name) for name in ("owner_guid", "escrow_recipient")}
+    return facts
+
+
+def properties(keys: ProductKeys, now: dt.datetime, written: tuple[str, ...] = ()) -> dict[str, Any]:
+    """One side of the diff; ``written`` are files that are not there yet."""
+    files = {path.name for path in keys.directory.iterdir()} if keys.directory.exists() else set()
+    return {"files": sorted(files | set(written)), **describe(keys, now)}
+
+
+def present(module: AnsibleModule) -> dict[str, Any]:
+    """Bring the directory to the state asked for, or find out what that would take."""
+    params = module.params
+    now = dt.datetime.now(dt.UTC)
+    keys = ProductKeys(Path(params["path"]) / params["name"])
+    request = KeyRequest(
+        name=params["name"],
+        kind=params["kind"],
+        days=params["days"],
+        db_bits=params["db_bits"],
+        held_elsewhere=frozenset(params["held_elsewhere"]),
+    )
+    request.check()
+    before = properties(keys, now)
+    if module.check_mode:
+        written = plan(keys, request)
+        after = properties(keys, now, written)
+    else:
+        scratch = Path(params["scratch"])
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="keys.", dir=scratch) as empty:
+            written = ensure(keys, request, Sandbox(Path(params["sdk"]), Path(empty)), now=now)
+        after = properties(keys, now)
+    for certificate in expiring(keys, now=now, within_days=params["expiry_warning"]):
+        module.warn(f"{certificate.path}: valid until {certificate.not_after:%Y-%m-%d}; see docs/keys.md")
+    return {
+        "changed": bool(written),
+        "path": str(keys.directory),
+        "kind": request.kind,
+        "written": list(written),
+        "diff": {"before": before, "after": after},
+        **describe(keys, now),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present"], "default": "present"},
+            "path": {"type": "path", "required": True},
+            "name": {"type": "str", "required": True},
+            "kind": {"type": "str", "choices": ["development", "production"], "default": "development"},
+            "days": {"type": "int", "default": 3650},
+            "db_bits": {"type": "int", "choices": [2048, 3072, 4096], "default": 2048},
+            "held_elsewhere": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["PK", "KEK", "db", "pcr", "release", "escrow"],
+                "default": [],
+                "no_log": False,
+            },
+            "expiry_warning": {"type": "int", "default": 90},
+            "sdk": {"type": "path", "required": True},
+            "scratch": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    if CRYPTOGRAPHY_ERROR:
+        module.fail_json(msg=missing_required_lib("cryptography >= 42"), exception=CRYPTOGRAPHY_ERROR)
+    try:
+        result = present(module)
+    except FleetError as exc:
+        module.fail_json(msg=str(exc), failure=exc.as_failure())
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
