@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+_CHUNK = 4 * 1024 * 1024
+
 
 def of_data(*values: Any) -> str:
     """SHA-256 (hexadecimal) of JSON-like values, independent of dictionary order."""
@@ -19,10 +21,16 @@ def of_data(*values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def of_file(path: Path) -> str:
-    """SHA-256 (hexadecimal) of a file's content."""
+def of_file(path: Path, *, size: int | None = None) -> str:
+    """SHA-256 (hexadecimal) of a file's content, or of the first ``size`` bytes of a file or device."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        if size is None:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while size > 0 and (chunk := stream.read(min(size, _CHUNK))):
+            digest.update(chunk)
+            size -= len(chunk)
+        return digest.hexdigest()
 
 
 def of_tree(*roots: Path) -> str:

@@ -17,6 +17,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image import kernel_
 
 TREE = Path("/run/tree")
 SDK = Path("/")
+LIBRARY = "usr/lib/vauban"
 _UNITS = "usr/lib/systemd/system"
 _LINKED = re.compile(r"(?:=> )?(/\S+) \(0x[0-9a-f]+\)")
 _DIRECTORIES = ("dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin", "var")
@@ -29,6 +30,7 @@ def build(
     modules: Sequence[str],
     texts: Mapping[str, str],
     compression_level: int,
+    library: bool = False,
 ) -> dict[str, Any]:
     """Build an initrd at /run/out/initrd from the tree at /run/tree. Runs inside the SDK.
 
@@ -37,6 +39,7 @@ def build(
     :param modules: kernel modules beside those that ``contents`` name.
     :param texts: path -> content of further files.
     :param compression_level: of zstd(1).
+    :param library: take along this library, for the installer.
     :returns: ``files``: how many there are.
     :raises FleetError: a listed file, unit or module does not exist.
     """
@@ -59,9 +62,21 @@ def build(
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    if library:
+        _copy_library(root)
     run(["ldconfig", "-r", str(root)])
     _lock_accounts(root)
     return {"files": _pack(root, compression_level)}
+
+
+def _copy_library(root: Path) -> None:
+    """The packages that an installation imports, below :data:`LIBRARY`."""
+    source = Path(__file__).parent.parent
+    dest = root / LIBRARY / "ansible_collections/vauban/fleet/plugins/module_utils"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source / "_install", dest / "_install", ignore=ignore)
+    for path in source.glob("_*.py"):
+        shutil.copy(path, dest)
 
 
 def _lock_accounts(root: Path) -> None:

@@ -28,14 +28,14 @@ class KernelModules:
     def closure(self, names: Iterable[str]) -> list[Path]:
         """The files of the modules and of all they depend on, relative to the module directory, sorted.
 
-        Hard dependencies come from modules.dep(5), soft ones from modules.softdep.
+        Hard dependencies come from modules.dep(5), soft ones, which may be aliases, from modules.softdep.
 
         :raises FleetError: lists the names this kernel does not have.
         """
         wanted: dict[str, Path] = {}
         unknown = []
         queue = [name.replace("-", "_") for name in names]
-        dependencies, soft = self._dependencies(), self._soft_dependencies()
+        dependencies, soft, aliases = self._dependencies(), self._soft_dependencies(), self._aliases()
         while queue:
             name = queue.pop()
             if name in wanted or name in self._builtin:
@@ -45,7 +45,8 @@ class KernelModules:
                 continue
             wanted[name] = self._files[name]
             queue += dependencies.get(name, [])
-            queue += [other for other in soft.get(name, []) if other in self._files]
+            for other in soft.get(name, []):
+                queue += [module for module in [other, *aliases.get(other, [])] if module in self._files]
         if unknown:
             raise FleetError(
                 f"kernel {self.directory.name} has no module named: {', '.join(sorted(unknown))}",
@@ -79,6 +80,13 @@ class KernelModules:
             if len(words) > 2 and words[0] == "softdep":
                 names = [word.replace("-", "_") for word in words[2:] if not word.endswith(":")]
                 found.setdefault(words[1].replace("-", "_"), []).extend(names)
+        return found
+
+    def _aliases(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for line in _lines(self.directory / "modules.alias"):
+            _word, alias, module = line.split(maxsplit=2)
+            found.setdefault(alias.replace("-", "_"), []).append(module.replace("-", "_"))
         return found
 
 

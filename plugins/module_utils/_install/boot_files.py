@@ -1,0 +1,60 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._install.release import Release, check_file
+
+# loader.conf(5): nobody edits a command line; no entry for the firmware's menu, no waiting.
+LOADER_CONF = "timeout 0\neditor no\nauto-firmware no\nauto-reboot no\nauto-poweroff no\nsecure-boot-enroll off\n"
+BOOT_LOADER_PATHS = ("EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi")
+
+
+def install(release: Release, device: Path) -> dict[str, Any]:
+    """Put boot loader and UKI on the EFI system partition (Boot Loader Specification, type 2 entries).
+
+    :returns: evidence: the files, read back and compared with the manifest.
+    """
+    uki = f"EFI/Linux/{release.product}_{release.version}.efi"
+    files = {**dict.fromkeys(BOOT_LOADER_PATHS, "boot_loader"), uki: "uki"}
+    with tempfile.TemporaryDirectory(prefix="esp-") as name:
+        root = Path(name)
+        _mount(device, root)
+        try:
+            for path, part in files.items():
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                _place(release.path(part), root / path)
+            (root / "loader").mkdir()
+            (root / "loader/loader.conf").write_text(LOADER_CONF)
+        finally:
+            run(["umount", root])
+        run(["blockdev", "--flushbufs", device])
+        _mount(device, root)
+        try:
+            for path, part in files.items():
+                check_file(root / path, release.manifest[part])
+        finally:
+            run(["umount", root])
+    return {"files": {path: release.manifest[part]["sha256"] for path, part in files.items()}}
+
+
+def _mount(device: Path, root: Path) -> None:
+    run(["mount", "-t", "vfat", "-o", "nodev,nosuid,noexec,umask=0077", device, root])
+
+
+def _place(source: Path, dest: Path) -> None:
+    """Write under a temporary name, synchronise, rename: a cut never leaves half a file under the final name."""
+    temporary = dest.with_name(dest.name + ".new")
+    with source.open("rb") as reader, temporary.open("wb") as writer:
+        shutil.copyfileobj(reader, writer)
+        writer.flush()
+        os.fsync(writer.fileno())
+    temporary.rename(dest)

@@ -1,0 +1,106 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+_COLUMNS = "NAME,PATH,TYPE,SIZE,SERIAL,MODEL,TRAN,RO,RM,WWN,FSTYPE,LABEL,PARTLABEL,MOUNTPOINTS"
+RULES = ("path", "serial", "wwn", "model", "transport", "minimum_size", "maximum_size")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A whole disk as lsblk(8) shows it."""
+
+    path: Path
+    size: int  # bytes
+    serial: str
+    model: str
+    transport: str
+    wwn: str
+    read_only: bool
+    contents: tuple[str, ...]  # one line for each partition or volume on it
+    mounted: bool
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.model or 'no model'}, serial {self.serial or 'none'}, {self.size} bytes)"
+
+
+def list_disks() -> list[Disk]:
+    """The whole disks of this machine."""
+    listed = json.loads(run(["lsblk", "--json", "--bytes", "--output", _COLUMNS]).stdout)
+    return [_disk(device) for device in listed["blockdevices"] if device["type"] == "disk"]
+
+
+def choose(rule: Mapping[str, Any], disks: list[Disk]) -> Disk:
+    """The one disk that the rule matches. Never a guess: no match or several are errors, and so is an empty rule.
+
+    :param rule: keys of :data:`RULES`; all of them must hold. Sizes are bytes.
+    :raises FleetError: lists the disks and what the rule wants.
+    """
+    unknown = set(rule) - set(RULES)
+    if unknown or not rule:
+        raise FleetError(
+            f"unknown keys: {', '.join(sorted(unknown))}" if unknown else "the rule is empty",
+            where="disk",
+            remedy=f"name the disk by one or more of: {', '.join(RULES)}",
+        )
+    matching = [disk for disk in disks if _matches(rule, disk)]
+    if len(matching) != 1:
+        listing = "\n  ".join(str(disk) for disk in disks) or "none"
+        raise FleetError(
+            f"{len(matching)} disks match {json.dumps(dict(rule), sort_keys=True)}; disks of this machine:\n  {listing}",
+            where="disk",
+            remedy="make the rule match exactly one disk",
+        )
+    disk = matching[0]
+    if disk.read_only:
+        raise FleetError("the disk is read-only", where=str(disk))
+    if disk.mounted:
+        raise FleetError("the disk is in use by this system", where=str(disk))
+    return disk
+
+
+def _matches(rule: Mapping[str, Any], disk: Disk) -> bool:
+    facts = {
+        "path": str(disk.path),
+        "serial": disk.serial,
+        "wwn": disk.wwn,
+        "model": disk.model,
+        "transport": disk.transport,
+    }
+    exact = all(facts[key] == value for key, value in rule.items() if key in facts)
+    return exact and rule.get("minimum_size", 0) <= disk.size <= rule.get("maximum_size", disk.size)
+
+
+def _disk(device: Mapping[str, Any]) -> Disk:
+    below = _below(device)
+    lines = [
+        f"{item['path']} {item['type']} {item['size']} bytes {item['fstype'] or '-'} {item['partlabel'] or item['label'] or ''}"
+        for item in below
+    ]
+    return Disk(
+        path=Path(device["path"]),
+        size=int(device["size"]),
+        serial=device["serial"] or "",
+        model=device["model"] or "",
+        transport=device["tran"] or "",
+        wwn=device["wwn"] or "",
+        read_only=bool(device["ro"]),
+        contents=tuple(line.rstrip() for line in lines),
+        mounted=any(any(item["mountpoints"]) for item in [device, *below]),
+    )
+
+
+def _below(device: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    children = device.get("children", [])
+    return [item for child in children for item in [child, *_below(child)]]

@@ -1,0 +1,109 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError, run
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.p7s"
+FORMAT = 1
+PARTS = ("core", "uki", "boot_loader")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
+
+
+class Release:
+    """A release as it lies in a directory: signed manifest and the files it names.
+
+    :param directory: read-only; for example a mounted medium.
+    """
+
+    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.manifest = manifest
+
+    def path(self, part: str) -> Path:
+        """The file of ``core``, ``uki`` or ``boot_loader``."""
+        return self.directory / self.manifest[part]["file"]
+
+    @property
+    def product(self) -> str:
+        """Name of the product."""
+        return str(self.manifest["product"])
+
+    @property
+    def version(self) -> str:
+        """Version of the product, with its taint if it is instrumented."""
+        return str(self.manifest["version"])
+
+
+def open_release(directory: Path, certificate: Path) -> Release:
+    """Verify the manifest's signature, then every file the machine gets.
+
+    The signature is a detached CMS (RFC 5652) by exactly ``certificate``, which is part of the signed installer.
+
+    :raises FleetError: names the file that is missing, changed or not signed.
+    """
+    manifest, signature = directory / MANIFEST, directory / SIGNATURE
+    for path in (manifest, signature):
+        if not path.is_file():
+            raise FleetError("the file is missing", where=str(path))
+    command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", signature, "-content", manifest]
+    command += ["-nointern", "-certfile", certificate, "-CAfile", certificate, "-no-CApath", "-no-CAstore"]
+    command += ["-purpose", "codesign", "-out", "/dev/null"]
+    try:
+        run(command)
+    except CommandError as exc:
+        raise FleetError(f"the release is not signed by {certificate}: {exc.message}", where=str(manifest)) from exc
+    release = Release(directory, parse(manifest.read_text("utf-8")))
+    for part in PARTS:
+        check_file(release.path(part), release.manifest[part])
+    return release
+
+
+def parse(text: str) -> Mapping[str, Any]:
+    """Read a manifest as far as an installation needs it (``files/schema/manifest.json`` says the whole).
+
+    :raises FleetError: names the key.
+    """
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise FleetError(f"not JSON: {exc}", where=MANIFEST) from exc
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FleetError(f"only manifests of format {FORMAT} are supported", where=f"{MANIFEST}: format")
+    for part in PARTS:
+        entry = manifest.get(part)
+        complete = isinstance(entry, dict) and all(
+            isinstance(entry.get(key), kind) for key, kind in (("file", str), ("size", int), ("sha256", str))
+        )
+        if not complete:
+            raise FleetError("needs file, size and sha256", where=f"{MANIFEST}: {part}")
+        if not _FILE_NAME.fullmatch(entry["file"]):
+            raise FleetError(f"not a plain file name: {entry['file']!r}", where=f"{MANIFEST}: {part}.file")
+    return manifest
+
+
+def check_file(path: Path, entry: Mapping[str, Any]) -> None:
+    """Compare size and SHA-256 of a file with the manifest.
+
+    :raises FleetError: they differ.
+    """
+    try:
+        size, digest = path.stat().st_size, _digest.of_file(path)
+    except FileNotFoundError:
+        raise FleetError("the file is missing", where=str(path)) from None
+    if (size, digest) != (entry["size"], entry["sha256"]):
+        raise FleetError(
+            f"{size} bytes with SHA-256 {digest}; the manifest says {entry['size']} and {entry['sha256']}",
+            where=str(path),
+        )

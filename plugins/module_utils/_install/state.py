@@ -1,0 +1,140 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+MAPPER = "state"
+_ZERO = "0" * 64
+# Registers that are untouched while the initrd of a signed UKI runs, whatever the machine: 12 holds command lines and
+# credentials from outside the image, 15 the volume keys already used (systemd-stub(7), crypttab(5)).
+_EXPECTED_ZERO = (12, 15)
+_TOKENS = ["systemd-recovery", "systemd-tpm2"]
+
+
+def format_volume(device: Path, key: bytes) -> None:
+    """LUKS2 with authenticated sectors (dm-crypt over dm-integrity); the whole device is initialised.
+
+    The key has full entropy, so its derivation need not be slow.
+    """
+    command = ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--cipher", "aes-xts-plain64"]
+    command += ["--key-size", "512", "--integrity", "hmac-sha256", "--sector-size", "4096", "--label", "state"]
+    command += ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", device]
+    run(command, stdin=key)
+
+
+def populate(device: Path, key: bytes, places: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Make the file system and the writable places on it.
+
+    :param places: as ``files/state_places.yml``.
+    :returns: evidence: the machine id, and the places made.
+    """
+    run(["cryptsetup", "open", "--key-file", "-", device, MAPPER], stdin=key)
+    try:
+        volume = f"/dev/mapper/{MAPPER}"
+        run(["mkfs.ext4", "-q", "-L", "state", volume])
+        with tempfile.TemporaryDirectory(prefix="state-") as name:
+            run(["mount", "-o", "nodev,nosuid,noexec", volume, name])
+            try:
+                machine_id = _make_places(Path(name), places)
+            finally:
+                run(["umount", name])
+    finally:
+        run(["cryptsetup", "close", MAPPER])
+    return {"machine_id": machine_id, "places": [place["path"] for place in places]}
+
+
+def seal(device: Path, key: bytes, *, pcrs: Sequence[int], public_key: str, recipients: Sequence[str]) -> dict[str, Any]:
+    """Let the TPM and a recovery key open the volume, and nothing else any more.
+
+    :param pcrs: registers bound literally; the signed policy on PCR 11 comes on top (systemd-cryptenroll(1)).
+    :param public_key: PEM, of the key that signs the PCR 11 policies of this product's UKIs.
+    :param recipients: age recipients of the recovery key. It is encrypted here and never stored in clear.
+    :returns: evidence: tokens and key slots as the header shows them, and the encrypted recovery key (armoured).
+    :raises FleetError: no recipient, or the header does not end up as intended.
+    """
+    if not recipients:
+        raise FleetError("no escrow recipient: the recovery key would be lost", where="manifest.json: escrow")
+    with tempfile.TemporaryDirectory(prefix="seal-", dir="/run") as name:
+        unlock, public = Path(name) / "unlock", Path(name) / "public.pem"
+        unlock.touch(mode=0o600)
+        unlock.write_bytes(key)
+        public.write_text(public_key)
+        enroll = ["systemd-cryptenroll", f"--unlock-key-file={unlock}"]
+        recovery = run([*enroll, "--recovery-key", device]).stdout.strip().encode()
+        bound = [f"--tpm2-pcrs={'+'.join(_register(number) for number in pcrs)}"]
+        bound += [f"--tpm2-public-key={public}", "--tpm2-public-key-pcrs=11"]
+        run([*enroll, "--tpm2-device=auto", *bound, device])
+    escrowed = _encrypt(recovery, recipients)
+    if not _opens(device, recovery):
+        raise FleetError("the new recovery key does not open the volume", where=str(device))
+    run(["systemd-cryptenroll", "--wipe-slot=0", device])
+    if _opens(device, key):
+        raise FleetError("the installation's own key still opens the volume", where=str(device))
+    return {**_header(device), "recovery_key": escrowed, "pcrs": [*pcrs, 11]}
+
+
+def new_key() -> bytes:
+    """A key of 512 random bits; it lives in this process and on a tmpfs only."""
+    return secrets.token_bytes(64)
+
+
+def _register(number: int) -> str:
+    return f"{number}:sha256={_ZERO}" if number in _EXPECTED_ZERO else str(number)
+
+
+def _encrypt(secret: bytes, recipients: Sequence[str]) -> str:
+    options = [word for recipient in recipients for word in ("--recipient", recipient)]
+    text = run(["age", "--encrypt", "--armor", *options], stdin=secret).stdout
+    if "BEGIN AGE ENCRYPTED FILE" not in text:
+        raise FleetError("age gave no encrypted recovery key")
+    return text
+
+
+def _opens(device: Path, key: bytes) -> bool:
+    command = ["cryptsetup", "open", "--test-passphrase", "--disable-external-tokens", "--key-file", "-", device]
+    return run(command, stdin=key, check=False).returncode == 0
+
+
+def _header(device: Path) -> dict[str, Any]:
+    """Key slots and tokens of the LUKS2 header.
+
+    :raises FleetError: other than exactly one TPM slot and one recovery slot.
+    """
+    header = json.loads(run(["cryptsetup", "luksDump", "--dump-json-metadata", device]).stdout)
+    tokens = sorted(token["type"] for token in header["tokens"].values())
+    slots = sorted(header["keyslots"])
+    if tokens != _TOKENS or len(slots) != len(_TOKENS):
+        raise FleetError(f"expected the tokens {_TOKENS}, found {tokens} with key slots {slots}", where=str(device))
+    segment = header["segments"]["0"]
+    return {
+        "tokens": tokens,
+        "key_slots": slots,
+        "encryption": segment["encryption"],
+        "integrity": segment["integrity"]["type"],
+    }
+
+
+def _make_places(root: Path, places: Sequence[Mapping[str, str]]) -> str:
+    machine_id = secrets.token_hex(16)
+    for place in places:
+        path = root / place["path"].lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if place["kind"] == "directory":
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_text(f"{machine_id}\n" if place["path"] == "/etc/machine-id" else "")
+        path.chmod(int(place["mode"], 8))
+    os.sync()
+    return machine_id

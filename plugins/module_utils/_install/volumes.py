@@ -1,0 +1,94 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install.disks import Disk
+from ansible_collections.vauban.fleet.plugins.module_utils._install.release import Release
+
+# Types of the Discoverable Partitions Specification (ESP) and of sfdisk (LVM).
+_ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+_LVM_TYPE = "E6D6D379-F507-44C2-A23C-238F2A3DF928"
+ESP = Path("/dev/disk/by-partlabel/ESP")
+_MIB = 1024 * 1024
+
+
+def erase(disk: Disk) -> dict[str, Any]:
+    """Discard the disk's contents and every signature on it.
+
+    :returns: evidence: what was there, and whether the device really discarded.
+    """
+    for group in _volume_groups_on(disk):
+        run(["lvm", "vgchange", "--activate", "n", group])
+    discarded = run(["blkdiscard", "--force", str(disk.path)], check=False).returncode == 0
+    run(["wipefs", "--all", "--force", str(disk.path)])
+    return {"disk": str(disk), "erased": list(disk.contents), "discarded": discarded}
+
+
+def partition(disk: Disk, *, esp_size: int, volume_group: str) -> None:
+    """GPT with an EFI system partition and one LVM physical volume over the rest.
+
+    :param esp_size: bytes.
+    """
+    script = (
+        "label: gpt\n"
+        f"size={esp_size // _MIB}MiB, type={_ESP_TYPE}, name=ESP\n"
+        f"type={_LVM_TYPE}, name=LVM\n"
+    )
+    run(["sfdisk", "--wipe=always", "--wipe-partitions=always", str(disk.path)], stdin=script.encode())
+    settle()
+    run(["mkfs.vfat", "-F", "32", "-n", "ESP", str(ESP)])
+    physical = "/dev/disk/by-partlabel/LVM"
+    run(["lvm", "pvcreate", "--yes", physical])
+    run(["lvm", "vgcreate", "--yes", volume_group, physical])
+
+
+def create_volume(volume_group: str, name: str, size: int | None) -> Path:
+    """Make a linear logical volume.
+
+    :param size: bytes; None takes 60 % of what is free, so that there is room for a second version and more.
+    """
+    extent = ["--extents", "60%FREE"] if size is None else ["--size", f"{size}b"]
+    run(["lvm", "lvcreate", "--yes", "--wipesignatures", "y", "--name", name, *extent, volume_group])
+    settle()
+    return Path(f"/dev/{volume_group}/{name}")
+
+
+def write_core(release: Release, device: Path) -> dict[str, Any]:
+    """Write the core image to its volume, then read the volume back and verify it against the root hash.
+
+    :raises FleetError: what is on the disk is not what the manifest says.
+    """
+    entry = release.manifest["core"]
+    with release.path("core").open("rb") as source, device.open("r+b") as dest:
+        shutil.copyfileobj(source, dest, 4 * _MIB)
+        dest.flush()
+        os.fsync(dest.fileno())
+    run(["blockdev", "--flushbufs", str(device)])
+    digest = _digest.of_file(device, size=entry["size"])
+    if digest != entry["sha256"]:
+        raise FleetError(f"read back SHA-256 {digest}, written was {entry['sha256']}", where=str(device))
+    verity = entry["verity"]
+    run(["veritysetup", "verify", f"--hash-offset={verity['hash_offset']}", str(device), str(device), verity["root_hash"]])
+    return {"volume": str(device), "sha256_read_back": digest, "root_hash": verity["root_hash"]}
+
+
+def _volume_groups_on(disk: Disk) -> set[str]:
+    report = run(["lvm", "pvs", "--reportformat", "json", "--options", "pv_name,vg_name"]).stdout
+    volumes = json.loads(report)["report"][0]["pv"]
+    return {volume["vg_name"] for volume in volumes if volume["pv_name"].startswith(str(disk.path)) and volume["vg_name"]}
+
+
+def settle() -> None:
+    """Wait until udev has made the links of new devices."""
+    run(["udevadm", "trigger", "--subsystem-match=block", "--settle"])
