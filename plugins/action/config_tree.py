@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Collect the files of ``src`` and execute the module."""
-        result = super().run(tmp, task_vars)
+        result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         try:
             source = Path(self._find_needle("files", str(arguments["src"])))
@@ -35,7 +35,8 @@ class ActionModule(ActionBase):
             for path in sorted(source.rglob("*"))
             if path.is_file()
         ]
-        result.update(self._execute_module(module_name="vauban.fleet.config_tree", module_args=arguments, task_vars=task_vars))
+        module = "vauban.fleet.config_tree"
+        result.update(self._execute_module(module_name=module, module_args=arguments, task_vars=task_vars))
         return result
 
     def _file(self, path: Path, dest: str, modes: dict[str, str], task_vars: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CLEAN_ENVIRONMENT, Completed, run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
-# Where the SDK appears inside a root tree that is being configured; /run is a tmpfs there, so nothing stays in the tree.
+# Where the SDK appears inside a root tree that is being configured; /run is a tmpfs there, so nothing stays.
 SDK_IN_TREE = "/run/vauban/sdk"
 
 
@@ -40,6 +40,12 @@ def namespace() -> list[str]:
     """The command prefix that gives a program private mounts, and root's rights over subordinate ids (unshare(1))."""
     words = ["unshare", "--mount", "--propagation", "private"]
     return words if os.geteuid() == 0 else [*words, "--user", "--map-root-user", "--map-auto"]
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory whose files may belong to subordinate ids, which an ordinary user cannot remove directly."""
+    if path.exists():
+        run([*namespace(), "--", "rm", "-rf", "--one-file-system", str(path)])
 
 
 class Sandbox:
@@ -80,7 +86,8 @@ class Sandbox:
         if not self.sdk.exists():
             raise FleetError("the SDK is not there", where=str(self.sdk), remedy="run 'make build' (tag sdk builds it)")
         mounts = self._mounts(layers or {}, root)
-        words = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent"]
+        words = ["bwrap", "--die-with-parent"]
+        words += ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
         words += [] if network else ["--unshare-net"]
         words += ["--cap-add", "ALL"] if privileged else ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
         words += ["--clearenv"]
@@ -140,7 +147,7 @@ class Sandbox:
             overlays["/"] = root
         for path, layer in overlays.items():
             target = str(self._overlay(path))
-            lines += [_shell("mkdir", target), _shell("mount", "-t", "overlay", "-o", _overlay_options(layer), "overlay", target)]
+            lines += [_shell("mkdir", target), _mount_layer(layer, target)]
         return lines
 
     def _overlay(self, path: str) -> Path:
@@ -152,13 +159,17 @@ class Sandbox:
         return ["--ro-bind", str(self.scratch / "sdk"), "/"]
 
 
-def _overlay_options(layer: Layers) -> str:
+def _mount_layer(layer: Layers, target: str) -> str:
+    if layer.upper is None and len(layer.lower) == 1:  # overlayfs wants two
+        return "\n".join(
+            (_shell("mount", "--bind", str(layer.lower[0]), target), _shell("mount", "-o", "remount,bind,ro", target))
+        )
     options = [f"lowerdir={':'.join(str(path) for path in layer.lower)}"]
     if layer.upper is not None:
         options += [f"upperdir={layer.upper}", f"workdir={layer.work}"]
     if os.geteuid() != 0:
         options.append("userxattr")  # overlayfs in a user namespace cannot use trusted.* attributes
-    return ",".join(options)
+    return _shell("mount", "-t", "overlay", "-o", ",".join(options), "overlay", target)
 
 
 def _shell(*words: str) -> str:

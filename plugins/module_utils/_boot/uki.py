@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
@@ -87,7 +88,7 @@ def _phases(printed: str, log: Path) -> dict[str, str]:
     if found is None:
         raise FleetError("ukify printed no PCR 11 measurement", where=str(log))
     values = {PHASES[0]: found[1]}
-    for before, phase in zip(PHASES, PHASES[1:], strict=False):
+    for before, phase in pairwise(PHASES):
         values[phase] = extend(values[before], phase)
     return values
 

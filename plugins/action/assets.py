@@ -1,0 +1,72 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._image import apt, lock
+from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import Store
+
+_MIB = 1024 * 1024
+_SPEC = {
+    "lock_file": {"type": "path", "required": True},
+    "package_sets": {"type": "list", "elements": "str", "required": True},
+    "store": {"type": "path", "required": True},
+    "mirrors": {"type": "dict", "default": {}},
+    "verify": {"type": "bool", "default": False},
+}
+
+
+class ActionModule(ActionBase):
+    """Brings the files that the lock file names into the store. Needs no network when they are there."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Fetch what is missing; with ``verify``, first drop what is damaged."""
+        result = super().run(tmp, task_vars)
+        _validation, arguments = self.validate_argument_spec(argument_spec=_SPEC)
+        started = time.monotonic()
+        store = Store(Path(arguments["store"]))
+        try:
+            locked = lock.read(Path(arguments["lock_file"]))
+            packages = list({p.sha256: p for name in arguments["package_sets"] for p in locked.of_set(name)}.values())
+            damaged = store.damaged(packages) if arguments["verify"] else []
+            missing = [*store.missing(packages), *damaged]
+            if not self._task.check_mode:
+                for package in damaged:
+                    store.path(package.sha256).unlink()
+                if missing:
+                    store.fetch(packages, arguments["mirrors"] or apt.host_mirrors(), _Progress())
+        except FleetError as exc:
+            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
+        fetched = sum(package.size for package in missing)
+        result.update(
+            changed=bool(missing),
+            fetched=[package.label for package in missing],
+            damaged=[package.label for package in damaged],
+            reason=f"{len(missing)} of {len(packages)} files, {fetched // _MIB} MiB" if missing else "all files in the store",
+            epoch=locked.epoch,
+            seconds=round(time.monotonic() - started, 1),
+        )
+        return result
+
+
+class _Progress:
+    """Says how far a download is, at most every second."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said >= 1 or done == total:
+            self._said = time.monotonic()
+            Display().display(f"    fetched {done // _MIB} of {total // _MIB} MiB")

@@ -1,0 +1,101 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
+from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, remove_tree
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
+
+_OVERLAYS = {"system": ("root",), "installer": ("root", "installer_root")}
+_CONTENTS = {"system": ("system",), "installer": ("system", "installer")}
+
+
+class ActionModule(StepAction):
+    """Builds the initrd of a product or of its installer."""
+
+    SPEC: ClassVar[dict[str, Any]] = {
+        "kind": {"type": "str", "choices": list(_CONTENTS), "required": True},
+        "sdk": {"type": "path", "required": True},
+        "base": {"type": "path", "required": True},
+        "layer": {"type": "path", "required": True},
+        "dest": {"type": "path", "required": True},
+        "work": {"type": "path", "required": True},
+        "hardware_profiles": {"type": "list", "elements": "str", "default": []},
+        "hardware_directories": {"type": "list", "elements": "path", "default": []},
+        "release_certificate": {"type": "path"},
+        "compression_level": {"type": "int", "default": 10},
+        "epoch": {"type": "int", "required": True},
+    }
+
+    def stage(self, arguments: Mapping[str, Any]) -> Stage:
+        """The tree without the roles' changes but for two files: most changes of a role must not cost an initrd."""
+        kind = arguments["kind"]
+        self._contents = [_data.read(_data.FILES / f"initrd/{name}.yml") for name in _CONTENTS[kind]]
+        self._overlays = [_data.FILES / "initrd" / name for name in _OVERLAYS[kind]]
+        self._texts = _texts(arguments)
+        profiles = _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"])
+        self._modules = sorted({module for profile in profiles for module in profile.get("initrd_modules", [])})
+        inputs = {
+            "base tree": digest_of(Path(arguments["base"])),
+            "os-release and crypttab": _digest.of_data(self._texts),
+            "contents": _digest.of_data(self._contents, self._modules, arguments["compression_level"]),
+            "overlays": _digest.of_tree(*self._overlays),
+            "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in _CODE[kind])),
+        }
+        return Stage(Path(arguments["dest"]), inputs)
+
+    def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
+        """Pick the files inside the SDK, pack them there."""
+        work = Path(arguments["work"])
+        log, out = work / f"initrd_{arguments['kind']}.log", work / f"initrd_{arguments['kind']}"
+        log.unlink(missing_ok=True)
+        remove_tree(out)
+        out.mkdir(parents=True)
+        overlays = {f"/run/overlay{number}": path for number, path in enumerate(self._overlays)}
+        built = inside.call(
+            sandbox_at(arguments["sdk"], work),
+            "_image.initrd.build",
+            {
+                "contents": self._contents,
+                "overlay": list(overlays),
+                "modules": self._modules,
+                "texts": self._texts,
+                "compression_level": arguments["compression_level"],
+                "library": arguments["kind"] == "installer",
+            },
+            binds=[Bind(out, "/run/out", writable=True), *(Bind(path, dest) for dest, path in overlays.items())],
+            layers={"/run/tree": Layers((Path(arguments["base"]),))},
+            epoch=arguments["epoch"],
+            log=log,
+        )
+        (out / "initrd").rename(stage.output)
+        return {"files": built["files"], "size": stage.output.stat().st_size}
+
+
+# Only an installer carries our library, so only there a change of it matters.
+_CODE = {"system": ("_image",), "installer": ("_image", "_install", "_command.py", "_atomic.py", "_digest.py", "_errors.py")}
+
+
+def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Files that depend on the product's configuration: the initrd is not that of another product or version."""
+    upper = Path(arguments["layer"]) / "upper"
+    try:
+        lines = (upper / "etc/crypttab").read_text("utf-8").splitlines(keepends=True)
+        texts = {"usr/lib/os-release": (upper / "usr/lib/os-release").read_text("utf-8")}
+    except FileNotFoundError as exc:
+        raise FleetError("role vauban.fleet.core has not run for this product", where=str(exc.filename)) from None
+    if arguments["kind"] == "system":
+        texts["etc/crypttab"] = "".join(line for line in lines if re.search(r"^[^#].*\bx-initrd\.attach\b", line))
+    elif arguments["release_certificate"]:
+        texts["etc/vauban/release.crt"] = Path(arguments["release_certificate"]).read_text("utf-8")
+    return texts

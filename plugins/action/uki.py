@@ -1,0 +1,93 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import signing, uki
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys, require_current
+from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Verity
+from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
+
+
+class ActionModule(StepAction):
+    """Joins kernel, initrd and command line to one signed EFI binary."""
+
+    SPEC: ClassVar[dict[str, Any]] = {
+        "sdk": {"type": "path", "required": True},
+        "kernel": {"type": "path", "required": True},
+        "kernel_release": {"type": "str", "required": True},
+        "initrd": {"type": "path", "required": True},
+        "os_release": {"type": "path", "required": True},
+        "command_line": {"type": "list", "elements": "str", "required": True},
+        "hardware_profiles": {"type": "list", "elements": "str", "default": []},
+        "hardware_directories": {"type": "list", "elements": "path", "default": []},
+        "core": {"type": "path"},
+        "core_device": {"type": "str"},
+        "keys": {"type": "path", "required": True},
+        "dest": {"type": "path", "required": True},
+        "work": {"type": "path", "required": True},
+        "epoch": {"type": "int", "required": True},
+    }
+
+    def stage(self, arguments: Mapping[str, Any]) -> Stage:
+        """The parts, and who signs them."""
+        keys = ProductKeys(Path(arguments["keys"]))
+        os_release = Path(arguments["os_release"])
+        self._command_line = _command_line(arguments)
+        inputs = {
+            "kernel": arguments["kernel_release"],
+            "initrd": digest_of(Path(arguments["initrd"])),
+            "os-release": _digest.of_file(os_release) if os_release.exists() else "none",
+            "command line": _digest.of_data(self._command_line),
+            "keys": _digest.of_data(*(keys.certificate(name).fingerprint for name in ("db", "pcr"))),
+            "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_boot"),
+        }
+        return Stage(Path(arguments["dest"]), inputs)
+
+    def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
+        """Build it unsigned, which gives the same bytes each time, then sign."""
+        keys, work = ProductKeys(Path(arguments["keys"])), Path(arguments["work"])
+        require_current(keys, ("db", "pcr"), now=dt.datetime.now(dt.timezone.utc))
+        sandbox = sandbox_at(arguments["sdk"], work)
+        log = work / f"{stage.output.name}.log"
+        log.unlink(missing_ok=True)
+        unsigned = work / f"{stage.output.name}.unsigned"
+        request = uki.UkiRequest(
+            linux=Path(arguments["kernel"]),
+            initrd=Path(arguments["initrd"]),
+            command_line=self._command_line,
+            os_release=Path(arguments["os_release"]).read_text("utf-8"),
+            uname=arguments["kernel_release"],
+            pcr_key=keys.reference("pcr"),
+            pcr_public=keys.directory / "pcr.pub",
+        )
+        phases = uki.build(sandbox, request, unsigned, epoch=arguments["epoch"], log=log)
+        signing.sign_pe(sandbox, unsigned, stage.output, keys.reference("db"), keys.directory / "db.crt")
+        return {
+            "command_line": " ".join(self._command_line),
+            "pcr11": dict(phases),
+            "unsigned_sha256": _digest.of_file(unsigned),
+            "sha256": _digest.of_file(stage.output),
+            "size": stage.output.stat().st_size,
+        }
+
+
+def _command_line(arguments: Mapping[str, Any]) -> list[str]:
+    """Where the root is, then what the product wants, then what its hardware needs."""
+    words: list[str] = []
+    if arguments["core"]:
+        core = Path(arguments["core"])
+        verity = result_of(core).get("verity")
+        words += Verity(**verity).kernel_arguments(arguments["core_device"], core.suffix[1:]) if verity else []
+    words += arguments["command_line"]
+    for profile in _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"]):
+        words += profile["kernel_arguments"]
+    return list(dict.fromkeys(words))

@@ -1,0 +1,73 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION
+
+FILES = COLLECTION / "files"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a data file of ours or of a derived product.
+
+    :raises FleetError: names the file and, for a syntax error, the line.
+    """
+    try:
+        data = yaml.load(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise FleetError("the file does not exist", where=str(path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise FleetError(f"not YAML: {exc}", where=str(path)) from exc
+    if not isinstance(data, dict):
+        raise FleetError("the top level must be a mapping", where=str(path))
+    return data
+
+
+def package_set(name: str, directories: Iterable[str]) -> list[str]:
+    """The packages of a set; directories of the user come before ours.
+
+    :raises FleetError: no such set, or it lists no packages.
+    """
+    path = _find(name, directories, "package_sets", key="product_package_sets")
+    packages = read(path).get("packages")
+    if not isinstance(packages, list) or not all(isinstance(package, str) for package in packages):
+        raise FleetError("must be a list of package names", where=f"{path}: packages")
+    return packages
+
+
+def hardware(names: Iterable[str], directories: Iterable[str]) -> list[Mapping[str, Any]]:
+    """The hardware profiles ``common`` and ``names``; directories of the user come before ours.
+
+    :raises FleetError: no such profile, or one without its three lists.
+    """
+    profiles = []
+    for name in dict.fromkeys(["common", *names]):
+        path = _find(name, directories, "hardware", key="product_hardware_profiles")
+        profile = read(path)
+        for key in ("modules", "firmware", "kernel_arguments"):
+            if not isinstance(profile.get(key), list):
+                raise FleetError("must be a list", where=f"{path}: {key}")
+        profiles.append(profile)
+    return profiles
+
+
+def _find(name: str, directories: Iterable[str], kind: str, *, key: str) -> Path:
+    searched = [*map(Path, directories), FILES / kind]
+    for directory in searched:
+        if (directory / f"{name}.yml").is_file():
+            return directory / f"{name}.yml"
+    known = sorted({path.stem for directory in searched for path in directory.glob("*.yml")})
+    raise FleetError(
+        f"no file {name}.yml in {', '.join(str(directory) for directory in searched)}",
+        where=key,
+        remedy=f"choose from {', '.join(known)}, or add a file",
+    )
