@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: rootfs
 short_description: Run tasks inside the root tree of an image under construction
 version_added: 0.1.0
-author: The vauban.fleet contributors
+author: Vauban maintainers (@vauban)
 description:
   - Each command runs in namespaces of its own whose root is the product's tree, an overlay of the base tree and
     the layer that collects what tasks change. There is no network and none of the controller's environment.
@@ -92,6 +92,7 @@ class Connection(ConnectionBase):
     has_pipelining = True
     allow_executable = False
     has_tty = False
+    _connected = False
 
     def _connect(self) -> Connection:
         if self._connected:
@@ -157,11 +158,12 @@ class Connection(ConnectionBase):
 
     def _run(self, cmd: str, stdin: bytes | None) -> Completed:
         self._display.vvv(f"EXEC {cmd}", host=self.get_option("rootfs_layer"))
+        aside = self._layer / "aside" / "python3"
         try:
             return self._sandbox.run(
                 ["/bin/sh", "-c", cmd],
                 root=self._tree,
-                binds=[Bind(self._layer / "aside" / "python3", PYTHON_IN_TREE), Bind(self._layer / "tmp", "/tmp", writable=True)],
+                binds=[Bind(aside, PYTHON_IN_TREE), Bind(self._layer / "tmp", "/tmp", writable=True)],
                 privileged=True,
                 # Transfers go below HOME: /tmp outlives a command and never reaches the image. SYSTEMD_OFFLINE makes
                 # systemctl edit links instead of looking for a running manager (systemctl(1)).

@@ -100,7 +100,8 @@ def run(
             check=False,
         )
     except FileNotFoundError as exc:
-        raise FleetError(f"program not found: {words[0]}", remedy="run 'make host' to install what the host needs") from exc
+        remedy = "run 'make host' to install what the host needs"
+        raise FleetError(f"program not found: {words[0]}", remedy=remedy) from exc
     except subprocess.TimeoutExpired as exc:
         raise FleetError(f"{describe(words)} did not end within {timeout:g} s") from exc
     completed = Completed(words, process.returncode, process.stdout, process.stderr)

@@ -4,6 +4,7 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
+
 class FleetError(Exception):
     """A failure the user can act on.
 

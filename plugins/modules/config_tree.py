@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: config_tree
 short_description: Lay down a directory of configuration files in one task
 version_added: 0.1.0
-author: The vauban.fleet contributors
+author: Vauban maintainers (@vauban)
 description:
   - Renders the files of a directory on the controller and gives the target exactly these contents and modes, in one
     module call however many files there are. Files ending in C(.j2) are templates; the suffix is dropped.

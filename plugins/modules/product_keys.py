@@ -15,7 +15,7 @@ description:
   - Fails if a private key is missing but its certificate is there, unless O(held_elsewhere) names the key.
   - Fails if the directory holds keys of the other O(kind).
 author:
-  - The vauban.fleet contributors
+  - Vauban maintainers (@vauban)
 requirements:
   - cryptography >= 42 (Python library)
   - bubblewrap
@@ -170,22 +170,16 @@ failure:
 
 import datetime as dt
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import CRYPTOGRAPHY_ERROR
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure, plan
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys, expiring
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
-
-try:
-    from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure, plan
-    from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys, expiring
-except ImportError:
-    CRYPTOGRAPHY_ERROR: str | None = traceback.format_exc()
-else:
-    CRYPTOGRAPHY_ERROR = None
 
 
 def describe(keys: ProductKeys, now: dt.datetime) -> dict[str, Any]:

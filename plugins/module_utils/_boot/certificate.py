@@ -6,22 +6,29 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+# The module that needs keys reports a missing library (missing_required_lib); importing must work without it.
+CRYPTOGRAPHY_ERROR: str | None = None
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+except ImportError:
+    CRYPTOGRAPHY_ERROR = traceback.format_exc()
+else:
+    PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 # In the subject, so that the mark goes wherever the certificate goes: into firmware, a UKI, a signature.
 DEVELOPMENT_UNIT = "DEVELOPMENT - NOT FOR PRODUCTION"
 
 Algorithm = Literal["rsa", "p256"]
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.lock import Lo
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _URI_LINE = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
+_SOURCE_FIELD = re.compile(r"^(Package|Version|Source): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Resolver:
         suite = next((suite for suite in self.suites if suite.name == wanted["Codename"]), None)
         if suite is None:
             raise FleetError(f"unexpected codename {wanted['Codename']}", where=str(path))
-        date = parsedate_to_datetime(wanted["Date"]).astimezone(timezone.utc)
+        date = parsedate_to_datetime(wanted["Date"]).astimezone(UTC)
         return Release(suite.name, suite.archive, date.isoformat(), hashlib.sha256(path.read_bytes()).hexdigest())
 
     def _package(self, match: re.Match[str]) -> Package:
@@ -186,9 +187,9 @@ class Resolver:
         shown = run(self._apt("apt-cache", "show", *labels)).stdout
         found = {}
         for stanza in shown.split("\n\n"):
-            fields = dict(line.split(": ", 1) for line in stanza.splitlines() if re.match(r"(Package|Version|Source): ", line))
+            fields: dict[str, str] = dict(_SOURCE_FIELD.findall(stanza))
             if fields:
-                source, _, version = fields.get("Source", fields["Package"]).partition(" ")
+                source, _space, version = fields.get("Source", fields["Package"]).partition(" ")
                 found[fields["Package"]] = f"{source}={version.strip('()') or fields['Version']}"
         return found
 

@@ -56,7 +56,10 @@ class Store:
         source.rename(dest)
 
     def fetch(
-        self, packages: Sequence[Package], mirrors: Mapping[str, str], progress: Callable[[int, int], None] | None = None
+        self,
+        packages: Sequence[Package],
+        mirrors: Mapping[str, str],
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[Package]:
         """Download what is missing, in parallel, with apt's own downloader (it honours apt's proxies and credentials).
 

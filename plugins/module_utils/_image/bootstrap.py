@@ -101,7 +101,8 @@ def make_tree(request: TreeRequest, store: Store, dest: Path, *, sandbox: Sandbo
             '--customize-hook=rm "$1/unpacked.deb"',
         ]
     if request.unpacked:
-        words.append('--customize-hook=for kernel in "$1"/usr/lib/modules/*; do chroot "$1" depmod "${kernel##*/}"; done')
+        each = 'for kernel in "$1"/usr/lib/modules/*; do chroot "$1" depmod "${kernel##*/}"; done'
+        words.append(f"--customize-hook={each}")
     words += ["", root, f"deb [trusted=yes] copy:{assets} {index}/"]
     environment = {"SOURCE_DATE_EPOCH": str(request.epoch)}
     if sandbox is None:

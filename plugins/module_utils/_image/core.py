@@ -71,7 +71,8 @@ def make_file_system(sandbox: Sandbox, tree: Layers, dest: Path, *, root_format:
         command = ["mksquashfs", "/run/tree", target, "-quiet", "-no-progress", "-noappend", "-comp", "zstd",
                    "-Xcompression-level", "3", "-all-time", str(epoch), "-mkfs-time", str(epoch)]  # fmt: skip
     else:
-        raise FleetError(f"unknown file system {root_format!r}; known: {', '.join(FORMATS)}", where="product_root_format")
+        known = ", ".join(FORMATS)
+        raise FleetError(f"unknown file system {root_format!r}; known: {known}", where="product_root_format")
     sandbox.run(
         command,
         binds=[Bind(dest.parent, "/run/out", writable=True)],
@@ -102,10 +103,11 @@ def add_verity(sandbox: Sandbox, image: Path, *, salt_seed: str, log: Path) -> V
     binds = [Bind(image.parent, "/run/out", writable=True)]
     fec = image.with_suffix(".fec")
     formatted = sandbox.run(
-        ["veritysetup", "format", *options, f"--fec-device=/run/out/{fec.name}", f"--fec-roots={FEC_ROOTS}", path, path],
+        ["veritysetup", "format", *options,
+         f"--fec-device=/run/out/{fec.name}", f"--fec-roots={FEC_ROOTS}", path, path],
         binds=binds,
         log=log,
-    )
+    )  # fmt: skip
     found = _ROOT_HASH.search(formatted.stdout)
     if found is None:
         raise FleetError("veritysetup printed no root hash", where=str(log))

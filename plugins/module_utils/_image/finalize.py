@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import posixpath
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image import kernel_
 
 TREE = Path("/run/tree")
 _ALIASES = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
+# Filled on a running machine: what links point to there is not in the image.
+_MOUNTED = ("/dev/", "/proc/", "/run/", "/state/", "/var/")
+_MAXIMUM_STEPS = 200
 
 
 def finalize(
@@ -45,8 +49,8 @@ def finalize(
         if package in removed:
             _remove(TREE / path)
     for pattern in cleanup["paths"]:
-        for path in TREE.glob(pattern.lstrip("/")):
-            _remove(path)
+        for found in TREE.glob(pattern.lstrip("/")):
+            _remove(found)
     _remove_interpreted(tuple(cleanup["interpreters"]))
     _remove_dangling_links()
     _normalise(cleanup["empty_directories"])
@@ -76,7 +80,7 @@ def _owners(packages: Mapping[str, str]) -> dict[str, str]:
     for listing in (TREE / "var/lib/dpkg/info").glob("*.list"):
         package = listing.name.removesuffix(".list").partition(":")[0]
         for line in listing.read_text("utf-8").splitlines():
-            first, _, rest = line.lstrip("/").partition("/")
+            first, _slash, rest = line.lstrip("/").partition("/")
             path = f"{_ALIASES.get(first, first)}/{rest}" if rest else first
             found = TREE / path
             if package in packages and (found.is_symlink() or not found.is_dir()):
@@ -103,8 +107,8 @@ def _write_var_skeleton(kept: Sequence[str]) -> None:
                 continue
             status = path.stat()
             lines.append(f"d {text} {stat.S_IMODE(status.st_mode):04o} {status.st_uid} {status.st_gid} -")
-    target = TREE / "usr/lib/tmpfiles.d/vauban-var.conf"
-    target.write_text("# Directories below /var that the packages of this image brought along.\n" + "\n".join(sorted(lines)) + "\n")
+    heading = "# Directories below /var that the packages of this image brought along."
+    (TREE / "usr/lib/tmpfiles.d/vauban-var.conf").write_text("\n".join([heading, *sorted(lines)]) + "\n")
 
 
 def _keep_modules(release: str, names: Sequence[str]) -> None:
@@ -129,47 +133,52 @@ def _remove_interpreted(interpreters: tuple[str, ...]) -> None:
 
 
 def _remove_dangling_links() -> None:
+    """A link stays if its target exists, or lies where something is mounted on a running machine."""
     for top in ("usr", "etc"):
         for directory, names, files in os.walk(TREE / top):
-            for name in [*names, *files]:
-                path = Path(directory) / name
-                if not path.is_symlink():
-                    continue
-                target = os.readlink(path)
-                absolute = TREE / target.lstrip("/") if target.startswith("/") else path.parent / target
-                resolved = Path(os.path.normpath(absolute))
-                outside = not resolved.is_relative_to(TREE) or target.startswith(("/proc", "/run", "/dev", "/var", "/state"))
-                relative = str(resolved.relative_to(TREE)) if resolved.is_relative_to(TREE) else ""
-                if not outside and not relative.startswith(("proc", "run", "dev")) and not _exists(absolute):
+            for path in (Path(directory) / name for name in [*names, *files]):
+                if path.is_symlink() and not f"{_target(path)}/".startswith(_MOUNTED) and not _exists(path):
                     path.unlink()
 
 
+def _target(link: Path) -> str:
+    """What a link of the tree points to, as the running machine sees it."""
+    place = "/" / link.parent.relative_to(TREE)
+    return posixpath.normpath(place / os.readlink(link))
+
+
 def _exists(path: Path) -> bool:
-    """Whether a path inside the tree exists, with absolute links read as links inside the tree."""
-    for _hop in range(20):
-        if not path.is_symlink():
-            return path.exists()
-        target = os.readlink(path)
-        path = TREE / target.lstrip("/") if target.startswith("/") else path.parent / target
-    return False
+    """Whether a path of the tree exists, its links followed as the running machine follows them."""
+    reached = TREE
+    steps = list(path.relative_to(TREE).parts)
+    for _step in range(_MAXIMUM_STEPS):
+        if not steps:
+            return os.path.lexists(reached)
+        name = steps.pop(0)
+        if name == "..":
+            reached = reached.parent if reached != TREE else TREE
+        elif (reached / name).is_symlink():
+            target = Path(os.readlink(reached / name))
+            steps = [*(target.parts[1:] if target.is_absolute() else target.parts), *steps]
+            reached = TREE if target.is_absolute() else reached
+        else:
+            reached = reached / name
+    return False  # links in a circle
 
 
-def _normalise(empty_directories: Mapping[str, int]) -> None:
-    """No set-id bit, no capability, no world-writable file; mount points exist and are empty."""
-    for name, mode in empty_directories.items():
+def _normalise(empty_directories: Mapping[str, str]) -> None:
+    """No set-id bit, no capability, nothing world-writable; mount points exist and are empty."""
+    for name, octal in empty_directories.items():
         path = TREE / name.lstrip("/")
         _remove(path)
         path.mkdir(parents=True)
-        path.chmod(mode)
+        path.chmod(int(octal, 8))
     for directory, names, files in os.walk(TREE):
-        for name in [*names, *files]:
-            path = Path(directory) / name
-            status = path.lstat()
-            if stat.S_ISLNK(status.st_mode):
+        for path in (Path(directory) / name for name in [*names, *files]):
+            if path.is_symlink():
                 continue
-            mode = stat.S_IMODE(status.st_mode)
-            strict = mode & 0o1755 if stat.S_ISDIR(mode) else mode & 0o777
-            strict &= ~(stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH)
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            strict = mode & ~(stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH)
             if strict != mode:
                 path.chmod(strict)
             if "security.capability" in os.listxattr(path):

@@ -20,8 +20,9 @@ SDK = Path("/")
 LIBRARY = "usr/lib/vauban"
 _UNITS = "usr/lib/systemd/system"
 _LINKED = re.compile(r"(?:=> )?(/\S+) \(0x[0-9a-f]+\)")
-_DIRECTORIES = ("dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin", "var")
-_MERGED = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "init": "usr/lib/systemd/systemd"}
+_USR = ("bin", "lib", "lib64", "sbin")
+_DIRECTORIES = ("dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "var", *(f"usr/{name}" for name in _USR))
+_MERGED = {**{name: f"usr/{name}" for name in _USR}, "init": "usr/lib/systemd/systemd"}
 
 
 def build(
@@ -102,7 +103,7 @@ def _copy(source: Path, path: Path, root: Path) -> None:
     """Copy a file, what its link points to, and the libraries it is linked with."""
     relative = _merged(path.relative_to(source))
     dest = root / relative
-    if dest.is_symlink() or dest.exists() and not path.is_dir():
+    if dest.is_symlink() or (dest.exists() and not path.is_dir()):
         return
     dest.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():

@@ -36,7 +36,7 @@ def call(
     :param epoch: SOURCE_DATE_EPOCH, seconds.
     :raises FleetError: raised inside, or a program inside failed.
     """
-    module, _, name = function.rpartition(".")
+    module, _dot, name = function.rpartition(".")
     completed = sandbox.run(
         ["/usr/bin/python3", "-B", "-m", f"{_PACKAGE}._image.inside", module, name],
         binds=[Bind(_HERE, f"{_LIBRARY}/{_PACKAGE.replace('.', '/')}"), *binds],
@@ -63,7 +63,7 @@ def _main() -> None:
         answer = {"result": function(**json.load(sys.stdin))}
     except FleetError as exc:
         answer = {"error": exc.as_failure()}
-    print(json.dumps(answer))
+    sys.stdout.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

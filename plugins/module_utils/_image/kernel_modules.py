@@ -69,7 +69,7 @@ class KernelModules:
     def _dependencies(self) -> dict[str, list[str]]:
         found = {}
         for line in _lines(self.directory / "modules.dep"):
-            module, _, needed = line.partition(":")
+            module, _colon, needed = line.partition(":")
             found[_name(module)] = [_name(path) for path in needed.split()]
         return found
 

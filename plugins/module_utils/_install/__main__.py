@@ -48,8 +48,9 @@ def _install() -> Report:
 
 
 def _say(text: str) -> None:
-    print(f"installer: {text}", flush=True)
+    sys.stdout.write(f"installer: {text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -58,7 +58,8 @@ def choose(rule: Mapping[str, Any], disks: list[Disk]) -> Disk:
     if len(matching) != 1:
         listing = "\n  ".join(str(disk) for disk in disks) or "none"
         raise FleetError(
-            f"{len(matching)} disks match {json.dumps(dict(rule), sort_keys=True)}; disks of this machine:\n  {listing}",
+            f"{len(matching)} disks match {json.dumps(dict(rule), sort_keys=True)}; "
+            f"disks of this machine:\n  {listing}",
             where="disk",
             remedy="make the rule match exactly one disk",
         )
@@ -84,10 +85,6 @@ def _matches(rule: Mapping[str, Any], disk: Disk) -> bool:
 
 def _disk(device: Mapping[str, Any]) -> Disk:
     below = _below(device)
-    lines = [
-        f"{item['path']} {item['type']} {item['size']} bytes {item['fstype'] or '-'} {item['partlabel'] or item['label'] or ''}"
-        for item in below
-    ]
     return Disk(
         path=Path(device["path"]),
         size=int(device["size"]),
@@ -96,9 +93,14 @@ def _disk(device: Mapping[str, Any]) -> Disk:
         transport=device["tran"] or "",
         wwn=device["wwn"] or "",
         read_only=bool(device["ro"]),
-        contents=tuple(line.rstrip() for line in lines),
+        contents=tuple(_line(item) for item in below),
         mounted=any(any(item["mountpoints"]) for item in [device, *below]),
     )
+
+
+def _line(item: Mapping[str, Any]) -> str:
+    label = item["partlabel"] or item["label"] or ""
+    return f"{item['path']} {item['type']} {item['size']} bytes {item['fstype'] or '-'} {label}".rstrip()
 
 
 def _below(device: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -16,7 +16,13 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._install import boot_files, disks, state, volumes
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import Release, open_release
 
-_KEYS = {"disk": dict, "esp_size": int, "swap_size": int, "state_size": (int, type(None)), "core_size": int}
+_KEYS: Mapping[str, Any] = {
+    "disk": dict,
+    "esp_size": int,
+    "swap_size": int,
+    "state_size": (int, type(None)),
+    "core_size": int,
+}
 
 
 @dataclass(frozen=True)

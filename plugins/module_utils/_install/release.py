@@ -18,6 +18,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.p7s"
 FORMAT = 1
 PARTS = ("core", "uki", "boot_loader")
+_ENTRY = {"file": str, "size": int, "sha256": str}
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
@@ -33,7 +34,7 @@ class Release:
 
     def path(self, part: str) -> Path:
         """The file of ``core``, ``uki`` or ``boot_loader``."""
-        return self.directory / self.manifest[part]["file"]
+        return self.directory / str(self.manifest[part]["file"])
 
     @property
     def product(self) -> str:
@@ -57,8 +58,9 @@ def open_release(directory: Path, certificate: Path) -> Release:
     for path in (manifest, signature):
         if not path.is_file():
             raise FleetError("the file is missing", where=str(path))
-    command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", signature, "-content", manifest]
-    command += ["-nointern", "-certfile", certificate, "-CAfile", certificate, "-no-CApath", "-no-CAstore"]
+    command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", str(signature)]
+    command += ["-content", str(manifest), "-nointern", "-certfile", str(certificate), "-CAfile", str(certificate)]
+    command += ["-no-CApath", "-no-CAstore"]
     command += ["-purpose", "codesign", "-out", "/dev/null"]
     try:
         run(command)
@@ -83,10 +85,7 @@ def parse(text: str) -> Mapping[str, Any]:
         raise FleetError(f"only manifests of format {FORMAT} are supported", where=f"{MANIFEST}: format")
     for part in PARTS:
         entry = manifest.get(part)
-        complete = isinstance(entry, dict) and all(
-            isinstance(entry.get(key), kind) for key, kind in (("file", str), ("size", int), ("sha256", str))
-        )
-        if not complete:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in _ENTRY.items()):
             raise FleetError("needs file, size and sha256", where=f"{MANIFEST}: {part}")
         if not _FILE_NAME.fullmatch(entry["file"]):
             raise FleetError(f"not a plain file name: {entry['file']!r}", where=f"{MANIFEST}: {part}.file")

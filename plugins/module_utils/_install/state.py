@@ -30,7 +30,7 @@ def format_volume(device: Path, key: bytes) -> None:
     """
     command = ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--cipher", "aes-xts-plain64"]
     command += ["--key-size", "512", "--integrity", "hmac-sha256", "--sector-size", "4096", "--label", "state"]
-    command += ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", device]
+    command += ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", str(device)]
     run(command, stdin=key)
 
 
@@ -55,7 +55,9 @@ def populate(device: Path, key: bytes, places: Sequence[Mapping[str, str]]) -> d
     return {"machine_id": machine_id, "places": [place["path"] for place in places]}
 
 
-def seal(device: Path, key: bytes, *, pcrs: Sequence[int], public_key: str, recipients: Sequence[str]) -> dict[str, Any]:
+def seal(
+    device: Path, key: bytes, *, pcrs: Sequence[int], public_key: str, recipients: Sequence[str]
+) -> dict[str, Any]:
     """Let the TPM and a recovery key open the volume, and nothing else any more.
 
     :param pcrs: registers bound literally; the signed policy on PCR 11 comes on top (systemd-cryptenroll(1)).
@@ -103,7 +105,7 @@ def _encrypt(secret: bytes, recipients: Sequence[str]) -> str:
 
 
 def _opens(device: Path, key: bytes) -> bool:
-    command = ["cryptsetup", "open", "--test-passphrase", "--disable-external-tokens", "--key-file", "-", device]
+    command = ["cryptsetup", "open", "--test-passphrase", "--disable-external-tokens", "--key-file", "-", str(device)]
     return run(command, stdin=key, check=False).returncode == 0
 
 

@@ -79,14 +79,16 @@ def write_core(release: Release, device: Path) -> dict[str, Any]:
     if digest != entry["sha256"]:
         raise FleetError(f"read back SHA-256 {digest}, written was {entry['sha256']}", where=str(device))
     verity = entry["verity"]
-    run(["veritysetup", "verify", f"--hash-offset={verity['hash_offset']}", str(device), str(device), verity["root_hash"]])
+    offset = f"--hash-offset={verity['hash_offset']}"
+    run(["veritysetup", "verify", offset, str(device), str(device), verity["root_hash"]])
     return {"volume": str(device), "sha256_read_back": digest, "root_hash": verity["root_hash"]}
 
 
 def _volume_groups_on(disk: Disk) -> set[str]:
+    parts = run(["lsblk", "--list", "--noheadings", "--output", "PATH", str(disk.path)]).stdout.split()
     report = run(["lvm", "pvs", "--reportformat", "json", "--options", "pv_name,vg_name"]).stdout
     volumes = json.loads(report)["report"][0]["pv"]
-    return {volume["vg_name"] for volume in volumes if volume["pv_name"].startswith(str(disk.path)) and volume["vg_name"]}
+    return {volume["vg_name"] for volume in volumes if volume["pv_name"] in parts and volume["vg_name"]}
 
 
 def settle() -> None:
