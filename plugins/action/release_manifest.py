@@ -1,0 +1,150 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import measurement, signing
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys, require_current
+from ansible_collections.vauban.fleet.plugins.module_utils._image import lock, provenance, sbom
+from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Verity
+from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest import (
+    MANIFEST,
+    Artifact,
+    State,
+    Uki,
+    build_manifest,
+    kept_packages,
+)
+from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
+
+_BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+_CERTIFICATES = ("PK", "KEK", "db", "pcr", "release")
+
+
+class ActionModule(StepAction):
+    """Signs the boot loader, writes SBOM, provenance and manifest of a release, and signs the manifest."""
+
+    SPEC: ClassVar[dict[str, Any]] = {
+        "product": {"type": "str", "required": True},
+        "version": {"type": "str", "required": True},
+        "instrumentation": {"type": "list", "elements": "str", "default": []},
+        "sdk": {"type": "path", "required": True},
+        "base": {"type": "path", "required": True},
+        "layer": {"type": "path", "required": True},
+        "core": {"type": "path", "required": True},
+        "uki": {"type": "path", "required": True},
+        "installer": {"type": "path", "required": True},
+        "keys": {"type": "path", "required": True},
+        "lock_file": {"type": "path", "required": True},
+        "author": {"type": "str", "required": True},
+        "volume_group": {"type": "str", "required": True},
+        "state_places": {"type": "list", "elements": "dict", "required": True},
+        "tpm_pcrs": {"type": "list", "elements": "int", "required": True},
+        "work": {"type": "path", "required": True},
+    }
+
+    def stage(self, arguments: Mapping[str, Any]) -> Stage:
+        """The artifacts, what the installer is told, and the keys."""
+        keys = ProductKeys(Path(arguments["keys"]))
+        told = ("product", "version", "author", "instrumentation", "volume_group", "state_places", "tpm_pcrs")
+        inputs = {
+            **{name: digest_of(Path(arguments[name])) for name in ("core", "uki", "installer")},
+            "sdk": digest_of(Path(arguments["sdk"])),
+            "lock file": _digest.of_file(Path(arguments["lock_file"])),
+            "settings": _digest.of_data({name: arguments[name] for name in told}),
+            "keys": _digest.of_data([keys.certificate(name).fingerprint for name in _CERTIFICATES], keys.recipient()),
+            "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_image", COLLECTION / "files/schema"),
+        }
+        directory = Path(arguments["core"]).parent
+        return Stage(directory / MANIFEST, inputs, [directory / f"{MANIFEST}.p7s", directory / "systemd-bootx64.efi"])
+
+    def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
+        """The signature comes last: a directory without it is no release."""
+        keys, work, directory = ProductKeys(Path(arguments["keys"])), Path(arguments["work"]), stage.output.parent
+        require_current(keys, ("db", "release"), now=dt.datetime.now(dt.timezone.utc))
+        sandbox = sandbox_at(arguments["sdk"], work)
+        core, uki, installer = (Path(arguments[name]) for name in ("core", "uki", "installer"))
+        unsigned, boot_loader = work / "systemd-bootx64.efi", directory / "systemd-bootx64.efi"
+        sandbox.run(["cp", _BOOT_LOADER, "/run/out/systemd-bootx64.efi"], binds=[Bind(work, "/run/out", writable=True)])
+        signing.sign_pe(sandbox, unsigned, boot_loader, keys.reference("db"), keys.directory / "db.crt")
+        locked = lock.read(Path(arguments["lock_file"]))
+        packages = kept_packages(locked, result_of(core)["packages"])
+        name = f"{arguments['product']}_{arguments['version']}"
+        sbom_file, provenance_file = directory / f"{name}.cdx.json", directory / f"{name}.intoto.json"
+        bill = sbom.build_sbom(
+            Path(arguments["base"]),
+            packages,
+            locked,
+            product=arguments["product"],
+            version=arguments["version"],
+            author=arguments["author"],
+        )
+        write_json(sbom_file, bill)
+        artifacts = [Artifact.of(path) for path in (core, uki, installer, boot_loader, sbom_file)]
+        write_json(
+            provenance_file,
+            provenance.build_provenance(
+                product=arguments["product"],
+                version=arguments["version"],
+                inventory_digest=digest_of(Path(arguments["layer"]) / "upper"),
+                collection_version="0.1.0",
+                collection_digest=_digest.of_tree(*(COLLECTION / part for part in ("plugins", "roles", "files"))),
+                packages=locked.packages,
+                artifacts=artifacts,
+            ),
+        )
+        manifest = build_manifest(
+            product=arguments["product"],
+            version=arguments["version"],
+            instrumentation=arguments["instrumentation"],
+            key_kind=keys.read_marker()["kind"],
+            lock=locked,
+            lock_sha256=_digest.of_file(Path(arguments["lock_file"])),
+            packages=packages,
+            core=Artifact.of(core),
+            core_format=core.suffix[1:],
+            verity=Verity(**result_of(core)["verity"]),
+            uki=_uki(uki, core, {"boot_loader": [boot_loader, uki], "direct": [uki]}),
+            installer=_uki(installer, core, {"direct": [installer]}),
+            boot_loader=Artifact.of(boot_loader),
+            volume_group=arguments["volume_group"],
+            state=State(
+                places=arguments["state_places"],
+                pcrs=arguments["tpm_pcrs"],
+                pcr_public_key=(keys.directory / "pcr.pub").read_text("utf-8"),
+            ),
+            recipients=[keys.recipient()],
+            certificates={name: keys.certificate(name).fingerprint for name in _CERTIFICATES},
+            sbom=Artifact.of(sbom_file),
+            provenance=Artifact.of(provenance_file),
+            origin=Artifact.of(directory / "origin.json"),
+        )
+        write_json(stage.output, manifest)
+        signature = directory / f"{MANIFEST}.p7s"
+        signing.sign_cms(sandbox, stage.output, keys.reference("release"), keys.directory / "release.crt", signature)
+        return {"artifacts": [_row(path) for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."]}
+
+
+def _uki(path: Path, core: Path, ways: Mapping[str, list[Path]]) -> Uki:
+    built = result_of(path)
+    return Uki(
+        artifact=Artifact.of(path),
+        unsigned_sha256=built["unsigned_sha256"],
+        kernel=result_of(core)["kernel"],
+        command_line=built["command_line"],
+        pcr4={way: measurement.boot_pcr(started) for way, started in ways.items()},
+        pcr11=built["pcr11"],
+    )
+
+
+def _row(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "size": path.stat().st_size, "sha256": _digest.of_file(path)}
