@@ -36,7 +36,10 @@ def replacing_file(dest: Path, *, mode: int = 0o644) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(dest: Path, *, mode: int = 0o755) -> Iterator[Path]:
-    """Yield a temporary directory beside ``dest``; let it take the place of ``dest`` when the block succeeds."""
+    """Yield a temporary directory beside ``dest``; let it take the place of ``dest`` when the block succeeds.
+
+    A directory cannot be renamed over a full one, so for a moment there is none: the old one is ``.<name>.old.*/old``.
+    """
     dest.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
     try:
@@ -45,7 +48,12 @@ def replacing_directory(dest: Path, *, mode: int = 0o755) -> Iterator[Path]:
         if dest.exists():
             discarded = Path(tempfile.mkdtemp(prefix=f".{dest.name}.old.", dir=dest.parent))
             dest.rename(discarded / "old")
-            temporary.rename(dest)
+            try:
+                temporary.rename(dest)
+            except OSError:
+                (discarded / "old").rename(dest)
+                discarded.rmdir()
+                raise
             shutil.rmtree(discarded)
         else:
             temporary.rename(dest)
@@ -56,10 +64,11 @@ def replacing_directory(dest: Path, *, mode: int = 0o755) -> Iterator[Path]:
 
 def write_text(dest: Path, text: str, *, mode: int = 0o644) -> bool:
     """Give ``dest`` this content and mode; return whether anything changed."""
-    if dest.is_file() and dest.read_text("utf-8") == text and (dest.stat().st_mode & 0o7777) == mode:
+    data = text.encode("utf-8")
+    if dest.is_file() and dest.read_bytes() == data and (dest.stat().st_mode & 0o7777) == mode:
         return False
     with replacing_file(dest, mode=mode) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_bytes(data)
     return True
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from pathlib import Path
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
-# Steps see this environment and nothing of the caller's: no locale, proxy or user setting can change an artifact.
+# Steps see this environment and nothing of the caller's: no locale, proxy, umask or setting can change an artifact.
 CLEAN_ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
     "HOME": "/root",
 }
+UMASK = 0o022
 LAST_LINES = 15
 
 
@@ -61,7 +63,7 @@ def describe(argv: Sequence[str]) -> str:
     """The program a sandboxed or plain command line is about, for messages."""
     words = list(argv)
     if "--" in words:
-        words = words[len(words) - words[::-1].index("--") :]
+        words = words[len(words) - words[::-1].index("--") :] or words
     text = shlex.join(words)
     return text if len(text) <= 100 else text[:100] + " ..."
 
@@ -85,7 +87,7 @@ def run(
     :param log: file to append the command and its output to.
     :param timeout: seconds before the program is killed.
     :raises CommandError: non-zero status and ``check``.
-    :raises FleetError: the program does not exist or took too long.
+    :raises FleetError: the program cannot be started or took too long.
     """
     words = tuple(os.fspath(word) for word in argv)
     try:
@@ -97,13 +99,20 @@ def run(
             capture_output=True,
             pass_fds=pass_fds,
             timeout=timeout,
+            umask=UMASK,
             check=False,
         )
-    except FileNotFoundError as exc:
+    except OSError as exc:
+        if cwd is not None and not os.path.isdir(cwd):
+            raise FleetError("no such directory to work in", where=os.fspath(cwd)) from exc
+        if not isinstance(exc, FileNotFoundError):
+            raise FleetError(f"{words[0]} cannot be started: {exc.strerror}") from exc
         remedy = "run 'make host' to install what the host needs"
         raise FleetError(f"program not found: {words[0]}", remedy=remedy) from exc
     except subprocess.TimeoutExpired as exc:
-        raise FleetError(f"{describe(words)} did not end within {timeout:g} s") from exc
+        if log is not None:
+            append_log(log, Completed(words, -signal.SIGKILL, exc.stdout or b"", exc.stderr or b""))
+        raise FleetError(f"{describe(words)} did not end within {exc.timeout:g} s") from exc
     completed = Completed(words, process.returncode, process.stdout, process.stderr)
     if log is not None:
         append_log(log, completed)

@@ -8,16 +8,18 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 _CHUNK = 4 * 1024 * 1024
 
 
 def of_data(*values: Any) -> str:
     """SHA-256 (hexadecimal) of JSON-like values, independent of dictionary order."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -34,24 +36,29 @@ def of_file(path: Path, *, size: int | None = None) -> str:
 
 
 def of_tree(*roots: Path) -> str:
-    """SHA-256 over names, executable bits, link targets and contents below ``roots``.
+    """SHA-256 over names, executable bits, link targets and contents below ``roots``, which are told apart.
 
     Owner and time are left out: they differ between checkouts and do not reach an artifact.
+
+    :raises FleetError: a root does not exist.
     """
-    digest = hashlib.sha256()
-    for root in roots:
-        for path in sorted(_files(root)):
-            status = path.lstat()
-            name = path.relative_to(root).as_posix()
-            if stat.S_ISLNK(status.st_mode):
-                digest.update(f"link {name} {os.readlink(path)}\n".encode())
-            else:
-                executable = bool(status.st_mode & stat.S_IXUSR)
-                digest.update(f"file {name} {executable} {of_file(path)}\n".encode())
-    return digest.hexdigest()
+    return of_data(*([_entry(root, path) for path in sorted(_files(root))] for root in roots))
+
+
+def _plain(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, Set) else str(value)
+
+
+def _entry(root: Path, path: Path) -> tuple[str, bool | str, str]:
+    name, status = str(path.relative_to(root)), path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        return name, "link", os.readlink(path)
+    return name, bool(status.st_mode & stat.S_IXUSR), of_file(path)
 
 
 def _files(root: Path) -> Iterable[Path]:
+    if not root.exists():
+        raise FleetError("no such file or directory", where=str(root))
     if root.is_file():
         yield root
         return
