@@ -17,9 +17,23 @@ from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 FORMAT = 1
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEYS = ("format", "architecture", "releases", "packages")
+_WORD = r"[a-z0-9][a-z0-9+.-]*"
+_VERSION = r"[0-9A-Za-z][0-9A-Za-z.+~:-]*"
+# What each field may hold (Debian Policy 5.6): these words end up in command lines, URLs and deb822 files.
 # A pool path is joined to a mirror's URL and never to a local path, but it must not climb either.
-_POOL_PATH = re.compile(r"(?!.*(^|/)\.\.?(/|$))[A-Za-z0-9][A-Za-z0-9+._~/%:-]*\.deb")
+_FIELDS = {
+    "name": re.compile(_WORD),
+    "version": re.compile(_VERSION),
+    "architecture": re.compile(_WORD),
+    "source": re.compile(f"{_WORD}={_VERSION}"),
+    "archive": re.compile(_WORD),
+    "suite": re.compile(_WORD),
+    "path": re.compile(r"(?!.*(^|/)\.\.?(/|$))[A-Za-z0-9][A-Za-z0-9+._~/-]*\.deb"),
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+    "set": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"),
+}
+_MEANING = {"path": "the pool path of a .deb file", "sha256": "a SHA-256 in hexadecimal"}
 _RELOCK = "run 'ansible-playbook vauban.fleet.lock' to write it again"
 
 
@@ -123,15 +137,18 @@ def parse(text: str) -> Lock:
     :raises FleetError: on anything that is not exactly what :meth:`Lock.as_text` writes, whatever the whitespace.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as exc:
         raise FleetError(f"not JSON: {exc}") from exc
     if not isinstance(data, dict):
         raise FleetError("the top level must be an object")
-    if data.get("format") != FORMAT:
+    if type(data.get("format")) is not int or data["format"] != FORMAT:
         raise FleetError(f"format {data.get('format')!r} is not supported, only {FORMAT}", where="format")
-    if not isinstance(data.get("architecture"), str):
+    if odd := set(data) ^ set(_KEYS):
+        raise FleetError(f"missing or unknown keys: {', '.join(sorted(odd))}")
+    if not isinstance(data["architecture"], str):
         raise FleetError("must be a string", where="architecture")
+    _check("architecture", data["architecture"], "architecture")
     releases = tuple(_release(item, f"releases[{n}]") for n, item in enumerate(_list(data, "releases")))
     packages = tuple(_package(item, f"packages[{n}]") for n, item in enumerate(_list(data, "packages")))
     if not releases:
@@ -144,8 +161,15 @@ def parse(text: str) -> Lock:
     return Lock(data["architecture"], releases, packages)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
 def _list(data: dict[str, Any], key: str) -> list[Any]:
-    value = data.get(key)
+    value = data[key]
     if not isinstance(value, list):
         raise FleetError("must be a list", where=key)
     return value
@@ -162,12 +186,13 @@ def _record(kind: type, item: Any, where: str) -> dict[str, Any]:
         expected = {"str": str, "int": int}.get(str(annotation), list)
         if not isinstance(item[key], expected) or isinstance(item[key], bool):
             raise FleetError(f"must be a {expected.__name__}", where=f"{where}.{key}")
+        if key in _FIELDS:
+            _check(key, item[key], f"{where}.{key}")
     return item
 
 
 def _release(item: Any, where: str) -> Release:
     record = _record(Release, item, where)
-    _check_sha256(record["sha256"], where)
     try:
         moment = datetime.fromisoformat(record["date"])
     except ValueError as exc:
@@ -179,16 +204,15 @@ def _release(item: Any, where: str) -> Release:
 
 def _package(item: Any, where: str) -> Package:
     record = _record(Package, item, where)
-    _check_sha256(record["sha256"], where)
-    if not _POOL_PATH.fullmatch(record["path"]):
-        raise FleetError(f"not the pool path of a .deb file: {record['path']!r}", where=f"{where}.path")
     if record["size"] <= 0:
         raise FleetError("must be a positive number of bytes", where=f"{where}.size")
     if not all(isinstance(name, str) for name in record["sets"]):
         raise FleetError("must be a list of strings", where=f"{where}.sets")
+    for name in record["sets"]:
+        _check("set", name, f"{where}.sets")
     return Package(**{**record, "sets": tuple(record["sets"])})
 
 
-def _check_sha256(value: str, where: str) -> None:
-    if not _SHA256.fullmatch(value):
-        raise FleetError(f"not a SHA-256 in hexadecimal: {value!r}", where=f"{where}.sha256")
+def _check(field: str, value: str, where: str) -> None:
+    if not _FIELDS[field].fullmatch(value):
+        raise FleetError(f"not {_MEANING.get(field, f'a valid {field}')}: {value!r}", where=where)
