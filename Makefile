@@ -76,8 +76,9 @@ build: host venv link ## Build the products
 	$(PLAYBOOK) playbooks/build.yml
 
 try: host venv link ## Boot a product in a VM (PRODUCT=gateway INSTRUMENTED=)
-	$(PLAYBOOK) playbooks/try.yml -e try_product=$(PRODUCT) \
-		-e '{"try_instrumented": $(if $(INSTRUMENTED),true,false)}'
+	$(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT) \
+		$(if $(INSTRUMENTED),-e '{"product_instrumentation": ["serial_root_shell"]}')
+	scripts/try build/$(PRODUCT)/current
 
 export: host venv link ## Export the locked packages as an offline mirror
 	$(PLAYBOOK) playbooks/export_assets.yml

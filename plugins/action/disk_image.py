@@ -68,4 +68,6 @@ class ActionModule(StepAction):
         shutil.rmtree(media)
         shutil.rmtree(stage.output, ignore_errors=True)
         new.rename(stage.output)
-        return {"report": report, "sha256": _digest.of_file(stage.output / installed.DISK)}
+        disk = stage.output / installed.DISK
+        row = {"file": f"{stage.output.name}/{disk.name}", "size": disk.stat().st_size, "sha256": _digest.of_file(disk)}
+        return {"report": report, "artifacts": [row]}

@@ -24,7 +24,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest impor
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
-from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, point, sandbox_at
 
 _BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 _CERTIFICATES = ("PK", "KEK", "db", "pcr", "release")
@@ -51,6 +51,14 @@ class ActionModule(StepAction):
         "tpm_pcrs": {"type": "list", "elements": "int", "required": True},
         "work": {"type": "path", "required": True},
     }
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Whether made or reused: this is the version of the product that was asked for last."""
+        result = super().run(tmp, task_vars)
+        if not self._task.check_mode:
+            directory = Path(result["path"]).parent
+            point(directory.parent / "current", directory)
+        return result
 
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The artifacts, what the installer is told, and the keys."""

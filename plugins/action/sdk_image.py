@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ansible_collections.vauban.fleet.plugins.module_utils._image.core import make_file_system
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Layers, Sandbox
-from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction, point
 
 
 class ActionModule(StepAction):
@@ -43,12 +43,5 @@ class ActionModule(StepAction):
             log=work / "sdk_image.log",
         )
         new.rename(stage.output)
-        _point(Path(arguments["dest"]), stage.output if os.geteuid() == 0 else tree)
+        point(Path(arguments["dest"]), stage.output if os.geteuid() == 0 else tree)
         return {"size": stage.output.stat().st_size}
-
-
-def _point(link: Path, target: Path) -> None:
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, link.parent))
-    temporary.rename(link)

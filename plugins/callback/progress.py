@@ -40,7 +40,7 @@ class CallbackModule(Default):
     def __init__(self) -> None:
         super().__init__()
         self._started = time.monotonic()
-        self._releases: dict[str, dict[str, Any]] = {}
+        self._releases: dict[str, list[dict[str, Any]]] = {}
 
     @property
     def _compact(self) -> bool:
@@ -83,7 +83,7 @@ class CallbackModule(Default):
         elif "results" not in result._result:
             self._line(result, result._result)
         if "artifacts" in result._result:
-            self._releases[result._host.get_name()] = result._result
+            self._releases.setdefault(result._host.get_name(), []).append(result._result)
 
     def v2_runner_item_on_ok(self, result: Any) -> None:
         """The same for one item of a loop."""
@@ -123,9 +123,9 @@ class CallbackModule(Default):
             super().v2_playbook_on_stats(stats)
             return
         failed = sorted(set(stats.failures) | set(stats.dark))
-        for host, release in self._releases.items():
+        for host, results in self._releases.items():
             if host not in failed:
-                self._table(host, release)
+                self._table(host, results)
         seconds = time.monotonic() - self._started
         if failed:
             self._display.display(f"\nfailed after {seconds:.0f} s: {', '.join(failed)}", color=C.COLOR_ERROR)
@@ -161,10 +161,9 @@ class CallbackModule(Default):
             for line in str(result._result["stderr"]).splitlines()[-15:]:
                 self._display.display(f"    | {line}")
 
-    def _table(self, host: str, release: dict[str, Any]) -> None:
-        directory = Path(release["path"]).parent
-        self._display.display(f"\n{host}: {directory}", color=C.COLOR_HIGHLIGHT)
-        for artifact in release["artifacts"]:
+    def _table(self, host: str, results: list[dict[str, Any]]) -> None:
+        self._display.display(f"\n{host}: {Path(results[0]['path']).parent}", color=C.COLOR_HIGHLIGHT)
+        for artifact in [row for result in results for row in result["artifacts"]]:
             self._display.display(f"  {artifact['file']:<36} {_size(artifact['size']):>10}  {artifact['sha256']}")
         self._display.display(f"next: make try PRODUCT={host}")
 

@@ -74,6 +74,17 @@ def sandbox_at(sdk: str, work: Path) -> Sandbox:
     return Sandbox(Path(sdk).resolve(), scratch)
 
 
+def point(link: Path, target: Path) -> None:
+    """Make ``link`` a relative symbolic link to ``target``; whoever reads it sees the old one or the new one."""
+    wanted = os.path.relpath(target, link.parent)
+    if link.is_symlink() and os.readlink(link) == wanted:
+        return
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(wanted)
+    temporary.rename(link)
+
+
 @contextmanager
 def _locked(stage: Stage) -> Iterator[None]:
     """Two runs never make the same output at once (flock(2) on its directory)."""

@@ -120,3 +120,27 @@ def read_report(path: Path) -> dict[str, Any]:
         step = report["steps"][-1]["step"] if report.get("steps") else "start"
         raise FleetError(f"the installer failed at '{step}': {failure.get('message')}", where=failure.get("where"))
     return dict(report)
+
+
+def copy_of(sandbox: Sandbox, built: Path, copy: Path, *, interactive: bool = False) -> spec.MachineSpec:
+    """A machine that starts where ``built`` stands and changes nothing there.
+
+    :param built: directory of an installed machine (:func:`install_in_vm`).
+    :param copy: directory for the differences, and for copies of the variable store and the TPM.
+    """
+    binds = [Bind(copy, "/run/out", writable=True), Bind(built, "/run/built")]
+    disk = copy / "disk.qcow2"
+    sandbox.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"/run/built/{DISK}", "/run/out/disk.qcow2"],
+        binds=binds,
+    )
+    shutil.copy(built / VARIABLES, copy / VARIABLES)
+    shutil.copytree(built / "tpm", copy / "tpm")
+    return spec.MachineSpec(
+        name=built.parent.parent.name,
+        directory=copy,
+        boot=spec.UefiBoot(copy / VARIABLES),
+        disks=(spec.Disk(disk, format="qcow2", base=built / DISK, serial="system"),),
+        tpm=True,
+        interactive=interactive,
+    )
