@@ -83,6 +83,12 @@ class Resolver:
         self.architecture = architecture
         self.suites = suites(codename)
         self.mirrors = {archive: url.rstrip("/") for archive, url in mirrors.items()}
+        if missing := {suite.archive for suite in self.suites} - set(mirrors):
+            raise FleetError(
+                f"no mirror for: {', '.join(sorted(missing))}",
+                where="fleet_mirrors",
+                remedy="give the URL of both: debian and security",
+            )
         if not keyring.is_file():
             raise FleetError("no such keyring", where=str(keyring), remedy="install debian-archive-keyring")
         for path in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "lists/partial", "cache/archives/partial"):
@@ -168,7 +174,9 @@ class Resolver:
 
     def _package(self, match: re.Match[str]) -> Package:
         uri = match["uri"]
-        archive = next(name for name, url in self.mirrors.items() if uri.startswith(url + "/"))
+        archive = next((name for name, url in self.mirrors.items() if uri.startswith(url + "/")), None)
+        if archive is None:
+            raise FleetError(f"apt names a file outside the mirrors: {uri}", where="fleet_mirrors")
         name, version, architecture = match["file"].removesuffix(".deb").split("_")
         return Package(
             name=name,

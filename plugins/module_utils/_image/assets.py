@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
@@ -99,7 +100,7 @@ class Store:
     def _download(self, batch: Sequence[Package], mirrors: Mapping[str, str], incoming: Path) -> tuple[list[str], int]:
         words = [_APT_HELPER, "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3", "download-file"]
         for package in batch:
-            url = f"{mirrors[package.archive].rstrip('/')}/{package.path}"
+            url = f"{_mirror(mirrors, package.archive)}/{package.path}"
             words += [url, str(incoming / package.sha256), f"SHA256:{package.sha256}"]
         completed = run(words, check=False)
         errors, size = [], 0
@@ -107,7 +108,7 @@ class Store:
             arrived = incoming / package.sha256
             try:
                 if not arrived.is_file():
-                    raise FleetError("not served by the mirror", where=package.label)
+                    raise FleetError("did not arrive", where=package.label)
                 self.add(arrived, package.sha256)
                 size += package.size
             except FleetError as exc:
@@ -121,7 +122,15 @@ class Store:
             return False
 
 
+def _mirror(mirrors: Mapping[str, str], archive: str) -> str:
+    if archive not in mirrors:
+        raise FleetError(f"no mirror for archive {archive!r}", where="fleet_mirrors", remedy="add its URL")
+    url = mirrors[archive].rstrip("/")
+    # apt's method "file" would leave links into the mirror, "copy" leaves files (apt-transports(1)).
+    return f"copy:{url.removeprefix('file:')}" if url.startswith("file:") else url
+
+
 def _reason(stderr: str, package: Package) -> str:
     name = Path(package.path).name
-    lines = [line.strip() for line in stderr.splitlines() if name in line]
+    lines = [line.strip() for line in unquote(stderr).splitlines() if name in line]
     return f" ({lines[-1]})" if lines else ""

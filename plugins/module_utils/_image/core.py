@@ -87,7 +87,7 @@ def add_verity(sandbox: Sandbox, image: Path, *, salt_seed: str, log: Path) -> V
 
     Salt and UUID derive from ``salt_seed``: a random salt would make every build different.
 
-    :raises FleetError: the result does not verify.
+    :raises FleetError: the result does not verify, all of it, without help from the parity.
     """
     data_blocks = -(-image.stat().st_size // BLOCK)
     hash_offset = data_blocks * BLOCK
@@ -101,26 +101,27 @@ def add_verity(sandbox: Sandbox, image: Path, *, salt_seed: str, log: Path) -> V
         f"--hash-offset={hash_offset}",
     ]
     binds = [Bind(image.parent, "/run/out", writable=True)]
-    fec = image.with_suffix(".fec")
-    formatted = sandbox.run(
-        ["veritysetup", "format", *options,
-         f"--fec-device=/run/out/{fec.name}", f"--fec-roots={FEC_ROOTS}", path, path],
-        binds=binds,
-        log=log,
-    )  # fmt: skip
-    found = _ROOT_HASH.search(formatted.stdout)
-    if found is None:
-        raise FleetError("veritysetup printed no root hash", where=str(log))
-    fec_offset = -(-image.stat().st_size // BLOCK) * BLOCK
-    with image.open("r+b") as stream:
-        stream.seek(fec_offset)
-        stream.write(fec.read_bytes())
-    fec.unlink()
+    fec = image.with_name(f"{image.name}.fec")
+    try:
+        formatted = sandbox.run(
+            ["veritysetup", "format", *options,
+             f"--fec-device=/run/out/{fec.name}", f"--fec-roots={FEC_ROOTS}", path, path],
+            binds=binds,
+            log=log,
+        )  # fmt: skip
+        found = _ROOT_HASH.search(formatted.stdout)
+        if found is None:
+            raise FleetError("veritysetup printed no root hash", where=str(log))
+        fec_offset = -(-image.stat().st_size // BLOCK) * BLOCK
+        with image.open("r+b") as stream:
+            stream.seek(fec_offset)
+            stream.write(fec.read_bytes())
+    finally:
+        fec.unlink(missing_ok=True)
     verity = Verity(found[1], hash_offset, fec_offset, FEC_ROOTS, image.stat().st_size)
     sandbox.run(
-        ["veritysetup", "verify", f"--hash-offset={hash_offset}", f"--fec-device={path}", f"--fec-offset={fec_offset}",
-         f"--fec-roots={FEC_ROOTS}", path, path, verity.root_hash],
+        ["veritysetup", "verify", f"--hash-offset={hash_offset}", path, path, verity.root_hash],
         binds=[Bind(image.parent, "/run/out")],
         log=log,
-    )  # fmt: skip
+    )
     return verity

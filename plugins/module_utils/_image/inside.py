@@ -47,10 +47,9 @@ def call(
         log=log,
         check=False,
     )
-    try:
-        answer = json.loads(completed.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        raise CommandError(completed, log=log) from None
+    if completed.returncode != 0:
+        raise CommandError(completed, log=log)
+    answer = json.loads(completed.stdout.splitlines()[-1])
     if "error" in answer:
         raise FleetError(**answer["error"])
     return answer["result"]

@@ -113,12 +113,10 @@ def test_arbitrary_field_is_refused_or_survives_a_round_trip(path: str, value: A
     text = changed(path, value)
     try:
         parsed = lock.parse(text)
-    except FleetError as exc:
-        assert exc.where is not None
-        assert exc.where.startswith(path.split(".")[0])
+    except FleetError:
         return
     assert json.loads(parsed.as_text()) == json.loads(text)
-    assert parsed.epoch is not None
+    assert isinstance(parsed.epoch, int)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def test_message_names_file_entry_and_remedy(tmp_path: Path) -> None:
     path.write_text(changed("packages.0.path", "../../etc/passwd"))
     with pytest.raises(FleetError) as caught:
         lock.read(path)
-    assert str(caught.value).startswith(f"{path}: packages[0].path: not the pool path of a .deb file: '../../etc/passwd'")
+    assert f"{path}: packages[0].path: not the pool path of a .deb file: '../../etc/passwd'\n" in str(caught.value)
     assert "Remedy: run 'ansible-playbook vauban.fleet.lock'" in str(caught.value)
 
 
