@@ -1,0 +1,142 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Expected PCR values against those of a TPM: real firmware, Secure Boot, systemd-boot and a UKI of the SDK.
+
+The kernel in the UKI is a program of a few instructions, so nothing has to be built and each boot takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import measurement, signing, uki
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.uki import UkiRequest
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._vm import firmware
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, UefiBoot
+
+SDK = Path(os.environ.get("FLEET_SDK", Path(__file__).parents[2] / "build/sdk/current"))
+OWNER = "5f9c1a3e-7d0b-4d54-9d0e-2b8f5f0c6a11"
+BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+MARKER = "kernel was started"
+BOOT_TIMEOUT = 120.0  # seconds; an idle host needs 8
+
+pytestmark = pytest.mark.skipif(not SDK.exists(), reason=f"no SDK at {SDK}: run 'make build' or set FLEET_SDK")
+
+
+@dataclass(frozen=True)
+class Boot:
+    """Signed binaries, and what the machines that start them need."""
+
+    loader: Path
+    uki: Path
+    pcr11: str
+    keys: firmware.SecureBootKeys
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    return Sandbox(SDK, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def boot(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Boot:
+    directory = tmp_path_factory.mktemp("boot")
+    here = [Bind(directory, "/run/keys", writable=True)]
+    for name in ("PK", "db", "pcr"):
+        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+        sandbox.run([*words, "-keyout", f"/run/keys/{name}.key", "-out", f"/run/keys/{name}.crt"], binds=here)
+    words = ["openssl", "x509", "-in", "/run/keys/pcr.crt", "-pubkey", "-noout", "-out", "/run/keys/pcr.pub"]
+    sandbox.run(words, binds=here)
+    sandbox.run(["cp", BOOT_LOADER, "/run/keys/systemd-boot"], binds=here)
+    (directory / "linux").write_bytes(kernel())
+    (directory / "initrd").write_bytes(b"initrd")
+    request = UkiRequest(
+        linux=directory / "linux",
+        initrd=directory / "initrd",
+        command_line=["quiet"],
+        os_release="ID=test\n",
+        uname="6.12.0",
+        pcr_key=KeyReference(str(directory / "pcr.key")),
+        pcr_public=directory / "pcr.pub",
+    )
+    phases = uki.build(sandbox, request, directory / "unsigned.efi", epoch=0, log=directory / "log")
+    key, certificate = KeyReference(str(directory / "db.key")), directory / "db.crt"
+    signing.sign_pe(sandbox, directory / "unsigned.efi", directory / "uki.efi", key, certificate)
+    signing.sign_pe(sandbox, directory / "systemd-boot", directory / "loader.efi", key, certificate)
+    keys = firmware.SecureBootKeys(directory / "PK.crt", directory / "PK.crt", (certificate,), OWNER)
+    return Boot(directory / "loader.efi", directory / "uki.efi", phases[uki.UNSEALING_PHASE], keys)
+
+
+def kernel() -> bytes:
+    """An EFI application that prints :data:`MARKER` on the first serial port and stays (PE format)."""
+    code = bytes.fromhex(
+        "66baf803"  # mov dx, 0x3f8
+        "488d350a000000"  # lea rsi, [rip + 10]: what follows the code
+        "ac"  # next: lodsb
+        "84c0"  # test al, al
+        "7403"  # jz stay
+        "ee"  # out dx, al
+        "ebf8"  # jmp next
+        "ebfe"  # stay: jmp stay
+    )
+    section = (code + f"{MARKER}\n\0".encode()).ljust(0x200, b"\0")
+    headers = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64)
+    headers += b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, 1, 0, 0, 0, 240, 0x22)
+    headers += struct.pack("<HBBIIIII", 0x20B, 0, 0, len(section), 0, 0, 0x1000, 0x1000)
+    # Image version 1: it takes its initrd by the protocol of Linux 5.8, so the stub calls its entry point.
+    headers += struct.pack("<QIIHHHHHHIIIIHH", 0, 0x1000, 0x200, 0, 0, 1, 0, 0, 0, 0, 0x2000, 0x200, 0, 10, 0x100)
+    headers += struct.pack("<QQQQII", 0, 0, 0, 0, 0, 16) + bytes(16 * 8)
+    headers += struct.pack("<8sIIIIIIHHI", b".text", 0x200, 0x1000, 0x200, 0x200, 0, 0, 0, 0, 0x60000020)
+    return headers.ljust(0x200, b"\0") + section
+
+
+def registers_after_boot(sandbox: Sandbox, boot: Boot, directory: Path, files: Mapping[str, Path]) -> set[str]:
+    """Start a machine from an EFI system partition with ``files``; return values of its TPM's SHA-256 registers.
+
+    They come from the machine's saved state, where libtpms puts algorithm (TPM_ALG_SHA256) and size before each value:
+    nothing else can reach a TPM that a guest uses. Memory that looks the same may add values that are none.
+    """
+    disk = directory / "disk.img"
+    with disk.open("wb") as stream:
+        stream.truncate(16 << 20)
+    binds = [Bind(disk, "/run/disk", writable=True)]
+    script = ["mkfs.vfat /run/disk", "mmd -i /run/disk ::EFI ::EFI/BOOT ::EFI/Linux"]
+    for number, (name, source) in enumerate(files.items()):
+        binds.append(Bind(source, f"/run/file{number}"))
+        script.append(f"mcopy -i /run/disk /run/file{number} ::{name}")
+    sandbox.run(["sh", "-euc", "\n".join(script)], binds=binds)
+    firmware.create_vars(sandbox, directory / "vars.fd", keys=boot.keys)
+    uefi = UefiBoot(directory / "vars.fd")
+    spec = MachineSpec("measured", directory, uefi, memory=256, disks=(Disk(disk),), tpm=True)
+    with Machine(spec, sandbox) as machine:
+        machine.serial.wait_for(MARKER, timeout=BOOT_TIMEOUT)
+        machine.save(directory / "state")
+    found = re.findall(rb"(?=\x00\x0b\x00\x20(.{32}))", (directory / "state").read_bytes(), re.DOTALL)
+    return {value.hex() for value in found}
+
+
+def test_boot_loader_starts_uki(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> None:
+    files = {"EFI/BOOT/BOOTX64.EFI": boot.loader, "EFI/Linux/uki.efi": boot.uki}
+    registers = registers_after_boot(sandbox, boot, tmp_path, files)
+
+    assert measurement.boot_pcr([boot.loader, boot.uki]) in registers
+    assert measurement.boot_pcr([boot.uki]) not in registers
+    assert boot.pcr11 in {uki.extend(value, uki.UNSEALING_PHASE) for value in registers}
+
+
+def test_firmware_starts_uki(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> None:
+    registers = registers_after_boot(sandbox, boot, tmp_path, {"EFI/BOOT/BOOTX64.EFI": boot.uki})
+
+    assert measurement.boot_pcr([boot.uki]) in registers
+    assert boot.pcr11 in {uki.extend(value, uki.UNSEALING_PHASE) for value in registers}
