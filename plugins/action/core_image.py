@@ -37,12 +37,12 @@ class ActionModule(StepAction):
         self._data = {
             "cleanup": _data.read(_data.FILES / "cleanup.yml"),
             "explanations": _data.read(_data.FILES / "origin.yml"),
-            "modules": modules(arguments),
+            **_hardware(arguments),
         }
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
             "configuration": digest_of(upper),
-            "clean-up and modules": _digest.of_data(self._data),
+            "clean-up and hardware": _digest.of_data(self._data),
             "root_format": arguments["root_format"],
             "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_image"),
         }
@@ -93,8 +93,11 @@ class ActionModule(StepAction):
         return Path(arguments["work"]) / "vmlinuz"
 
 
-def modules(arguments: Mapping[str, Any]) -> list[str]:
-    """Kernel modules of a product: what its hardware profiles and its initrd name."""
+def _hardware(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Kernel modules and firmware of a product: what its hardware profiles and its initrd name."""
     profiles = _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"])
     listed = [*profiles, _data.read(_data.FILES / "initrd/system.yml")]
-    return sorted({module for item in listed for module in item["modules"]})
+    return {
+        "modules": sorted({module for item in listed for module in item["modules"]}),
+        "firmware": sorted({pattern for profile in profiles for pattern in profile["firmware"]}),
+    }

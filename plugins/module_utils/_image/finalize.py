@@ -28,6 +28,7 @@ def finalize(
     explanations: Mapping[str, str],
     roles: Mapping[str, str],
     modules: Sequence[str],
+    firmware: Sequence[str],
 ) -> dict[str, Any]:
     """Turn a configured root tree into what the core image holds. Runs inside the SDK on a throw-away overlay.
 
@@ -35,6 +36,7 @@ def finalize(
     :param explanations: ``files/origin.yml``: shell patterns of generated files and what generates them.
     :param roles: path -> role and task that wrote it.
     :param modules: kernel modules to keep.
+    :param firmware: shell patterns, below /usr/lib/firmware, of the files to keep there.
     :returns: ``kernel``, ``packages`` (name -> version), ``origin`` (path -> explanation).
     :raises FleetError: a file that nothing explains.
     """
@@ -44,6 +46,7 @@ def finalize(
     shutil.copy(TREE / f"boot/vmlinuz-{release}", "/run/out/vmlinuz")
     _write_var_skeleton(cleanup["var_kept"])
     _keep_modules(release, modules)
+    _keep_firmware(firmware)
     removed = set(cleanup["packages"])
     for path, package in owners.items():
         if package in removed:
@@ -117,6 +120,30 @@ def _keep_modules(release: str, names: Sequence[str]) -> None:
     kernel_modules.install(modules, names, aside)
     shutil.rmtree(modules.directory)
     shutil.copytree(aside / "usr/lib/modules" / release, modules.directory)
+
+
+def _keep_firmware(patterns: Sequence[str]) -> None:
+    """Firmware packages are large; only what a hardware profile names stays, with what its links point to.
+
+    :raises FleetError: a pattern that matches nothing.
+    """
+    root = TREE / "usr/lib/firmware"
+    kept: set[Path] = set()
+    for pattern in patterns:
+        matching = list(root.glob(pattern))
+        if not matching:
+            raise FleetError(
+                f"no firmware file matches {pattern!r}",
+                where="files/hardware",
+                remedy="correct the hardware profile, or add the firmware's package set to product_package_sets",
+            )
+        kept |= {*matching, *(path.resolve() for path in matching)}
+    for directory, _names, files in os.walk(root, topdown=False):
+        for name in files:
+            if Path(directory) / name not in kept:
+                (Path(directory) / name).unlink()
+        if not os.listdir(directory):
+            os.rmdir(directory)
 
 
 def _remove_interpreted(interpreters: tuple[str, ...]) -> None:
