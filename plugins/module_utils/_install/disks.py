@@ -14,7 +14,15 @@ from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 _COLUMNS = "NAME,PATH,TYPE,SIZE,SERIAL,MODEL,TRAN,RO,RM,WWN,FSTYPE,LABEL,PARTLABEL,MOUNTPOINTS"
-RULES = ("path", "serial", "wwn", "model", "transport", "minimum_size", "maximum_size")
+RULES = {
+    "path": str,
+    "serial": str,
+    "wwn": str,
+    "model": str,
+    "transport": str,
+    "minimum_size": int,
+    "maximum_size": int,
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ def choose(rule: Mapping[str, Any], disks: list[Disk]) -> Disk:
             where="disk",
             remedy=f"name the disk by one or more of: {', '.join(RULES)}",
         )
+    for key, value in rule.items():
+        if not isinstance(value, RULES[key]) or isinstance(value, bool) or not value:
+            wanted = "a number of bytes" if RULES[key] is int else "a text that is not empty"
+            raise FleetError(f"must be {wanted}, not {value!r}", where=f"disk: {key}")
     matching = [disk for disk in disks if _matches(rule, disk)]
     if len(matching) != 1:
         listing = "\n  ".join(str(disk) for disk in disks) or "none"

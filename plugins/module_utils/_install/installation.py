@@ -122,7 +122,7 @@ class Installation:
         with self._step("erase disk") as evidence:
             evidence.update(volumes.erase(disk))
         with self._step("partition disk"):
-            volumes.partition(disk, esp_size=self.request.esp_size, volume_group=group)
+            esp = volumes.partition(disk, esp_size=self.request.esp_size, volume_group=group)
         with self._step("write core") as evidence:
             core = volumes.create_volume(group, f"core_{release.version}", self.request.core_size)
             evidence.update(volumes.write_core(release, core))
@@ -146,7 +146,7 @@ class Installation:
                 )
             )
         with self._step("install boot files") as evidence:
-            evidence.update(boot_files.install(release, volumes.ESP))
+            evidence.update(boot_files.install(release, esp))
 
     def _check_size(self, disk: disks.Disk, release: Release) -> None:
         wanted = self.request

@@ -18,7 +18,21 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.p7s"
 FORMAT = 1
 PARTS = ("core", "uki", "boot_loader")
-_ENTRY = {"file": str, "size": int, "sha256": str}
+_FILE = {"file": str, "size": int, "sha256": str}
+# What an installation reads of the manifest; a dictionary is an object with at least these keys.
+_SHAPE: Mapping[str, Any] = {
+    "product": str,
+    "version": str,
+    "core": {**_FILE, "verity": {"root_hash": str, "hash_offset": int}},
+    "uki": _FILE,
+    "boot_loader": _FILE,
+    "volume_group": str,
+    "state": {"places": list, "pcrs": list, "pcr_public_key": str},
+    "escrow": {"recipients": list},
+}
+_KIND_NAMES = {str: "text", int: "a number", list: "a list", dict: "an object"}
+# Product, version and volume group become parts of file names and names of logical volumes (lvm(8)).
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
@@ -83,13 +97,24 @@ def parse(text: str) -> Mapping[str, Any]:
         raise FleetError(f"not JSON: {exc}", where=MANIFEST) from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise FleetError(f"only manifests of format {FORMAT} are supported", where=f"{MANIFEST}: format")
+    _check_shape(manifest, _SHAPE, ())
+    for key in ("product", "version", "volume_group"):
+        if not _NAME.fullmatch(manifest[key]):
+            raise FleetError(f"not a plain name: {manifest[key]!r}", where=f"{MANIFEST}: {key}")
     for part in PARTS:
-        entry = manifest.get(part)
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in _ENTRY.items()):
-            raise FleetError("needs file, size and sha256", where=f"{MANIFEST}: {part}")
-        if not _FILE_NAME.fullmatch(entry["file"]):
-            raise FleetError(f"not a plain file name: {entry['file']!r}", where=f"{MANIFEST}: {part}.file")
+        if not _FILE_NAME.fullmatch(manifest[part]["file"]):
+            raise FleetError(f"not a plain file name: {manifest[part]['file']!r}", where=f"{MANIFEST}: {part}.file")
     return manifest
+
+
+def _check_shape(value: Any, shape: Any, path: tuple[str, ...]) -> None:
+    kind: Any = shape if isinstance(shape, type) else dict
+    if not isinstance(value, kind) or isinstance(value, bool):
+        where = f"{MANIFEST}: {'.'.join(path)}"
+        raise FleetError("missing" if value is None else f"must be {_KIND_NAMES[kind]}", where=where)
+    if isinstance(shape, Mapping):
+        for key, below in shape.items():
+            _check_shape(value.get(key), below, (*path, key))
 
 
 def check_file(path: Path, entry: Mapping[str, Any]) -> None:

@@ -19,7 +19,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install.release impo
 # Types of the Discoverable Partitions Specification (ESP) and of sfdisk (LVM).
 _ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 _LVM_TYPE = "E6D6D379-F507-44C2-A23C-238F2A3DF928"
-ESP = Path("/dev/disk/by-partlabel/ESP")
 _MIB = 1024 * 1024
 
 
@@ -35,10 +34,11 @@ def erase(disk: Disk) -> dict[str, Any]:
     return {"disk": str(disk), "erased": list(disk.contents), "discarded": discarded}
 
 
-def partition(disk: Disk, *, esp_size: int, volume_group: str) -> None:
+def partition(disk: Disk, *, esp_size: int, volume_group: str) -> Path:
     """GPT with an EFI system partition and one LVM physical volume over the rest.
 
     :param esp_size: bytes.
+    :returns: the EFI system partition.
     """
     script = (
         "label: gpt\n"
@@ -47,10 +47,13 @@ def partition(disk: Disk, *, esp_size: int, volume_group: str) -> None:
     )
     run(["sfdisk", "--wipe=always", "--wipe-partitions=always", str(disk.path)], stdin=script.encode())
     settle()
-    run(["mkfs.vfat", "-F", "32", "-n", "ESP", str(ESP)])
-    physical = "/dev/disk/by-partlabel/LVM"
+    # By the disk's own table: another disk may have partitions of the same name.
+    table = json.loads(run(["sfdisk", "--json", str(disk.path)]).stdout)["partitiontable"]
+    esp, physical = (str(entry["node"]) for entry in table["partitions"])
+    run(["mkfs.vfat", "-F", "32", "-n", "ESP", esp])
     run(["lvm", "pvcreate", "--yes", physical])
     run(["lvm", "vgcreate", "--yes", volume_group, physical])
+    return Path(esp)
 
 
 def create_volume(volume_group: str, name: str, size: int | None) -> Path:
