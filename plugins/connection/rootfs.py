@@ -109,6 +109,9 @@ class Connection(ConnectionBase):
         python.chmod(0o755)
         self._sandbox = Sandbox(Path(self.get_option("rootfs_sdk")), self._layer / "mounts")
         self._tree = Layers((base,), self._layer / "upper", self._layer / "work")
+        probe = self._run("true", None)
+        if probe.returncode != 0:
+            raise AnsibleConnectionFailure(f"{base}: no command runs in this tree: {probe.stderr.strip()}")
         self._connected = True
         return self
 
@@ -158,12 +161,14 @@ class Connection(ConnectionBase):
 
     def _run(self, cmd: str, stdin: bytes | None) -> Completed:
         self._display.vvv(f"EXEC {cmd}", host=self.get_option("rootfs_layer"))
-        aside = self._layer / "aside" / "python3"
+        binds = [Bind(self._layer / "aside" / "python3", PYTHON_IN_TREE)]
+        # /var/tmp is where Ansible hands files to a user other than root.
+        binds += [Bind(self._layer / "tmp", place, writable=True) for place in ("/tmp", "/var/tmp")]
         try:
             return self._sandbox.run(
                 ["/bin/sh", "-c", cmd],
                 root=self._tree,
-                binds=[Bind(aside, PYTHON_IN_TREE), Bind(self._layer / "tmp", "/tmp", writable=True)],
+                binds=binds,
                 privileged=True,
                 # Transfers go below HOME: /tmp outlives a command and never reaches the image. SYSTEMD_OFFLINE makes
                 # systemctl edit links instead of looking for a running manager (systemctl(1)).

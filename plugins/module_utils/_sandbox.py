@@ -95,6 +95,9 @@ class Sandbox:
             words += ["--setenv", name, value]
         words += self._root_options(root)
         words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var/tmp"]
+        # bwrap would make the parents of mount points for root alone; commands may run as other users.
+        for parent in sorted({os.path.dirname(dest) for dest in (SDK_IN_TREE, *(bind.dest for bind in binds))} - {"/"}):
+            words += ["--dir", parent]
         if root is not None:
             words += ["--ro-bind", str(self.scratch / "sdk"), SDK_IN_TREE]
         for path in sorted(layers or {}):
@@ -164,6 +167,9 @@ def _mount_layer(layer: Layers, target: str) -> str:
         return "\n".join(
             (_shell("mount", "--bind", str(layer.lower[0]), target), _shell("mount", "-o", "remount,bind,ro", target))
         )
+    for path in (*layer.lower, layer.upper, layer.work):
+        if set(str(path)) & set(":,\\"):
+            raise FleetError("overlayfs cannot take ':', ',' or '\\' in a path", where=str(path))
     options = [f"lowerdir={':'.join(str(path) for path in layer.lower)}"]
     if layer.upper is not None:
         options += [f"upperdir={layer.upper}", f"workdir={layer.work}"]

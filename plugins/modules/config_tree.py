@@ -11,7 +11,8 @@ author: Vauban maintainers (@vauban)
 description:
   - Renders the files of a directory on the controller and gives the target exactly these contents and modes, in one
     module call however many files there are. Files ending in C(.j2) are templates; the suffix is dropped.
-  - Directories that are missing are made with mode 0755. Everything belongs to root. Nothing is ever removed.
+  - Directories that are missing are made with mode 0755. Everything belongs to the user the task runs as,
+    normally root. Nothing is ever removed.
 options:
   src:
     description: Directory on the controller whose files are laid down below O(dest).
@@ -58,6 +59,7 @@ paths:
 """
 
 import base64
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -65,11 +67,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file
 
 
-def _read(path: Path) -> tuple[bytes | None, int | None]:
+def _read(path: Path) -> tuple[bytes | None, int, tuple[int, int]]:
+    """Content, mode and owner; no content if there is no such file."""
     try:
-        return path.read_bytes(), path.stat().st_mode & 0o7777
+        status = path.stat()
+        return path.read_bytes(), status.st_mode & 0o7777, (status.st_uid, status.st_gid)
     except FileNotFoundError:
-        return None, None
+        return None, 0, (0, 0)
+
+
+def _header(path: Path, mode: int, owner: tuple[int, int]) -> str:
+    return f"{path} {mode:04o} {owner[0]}:{owner[1]}"
 
 
 def main() -> None:
@@ -83,19 +91,24 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)
     changed, diff = [], []
     for item in module.params["files"]:
         path, content, mode = Path(item["path"]), base64.b64decode(item["content"]), int(item["mode"], 8)
-        before, before_mode = _read(path)
-        if (before, before_mode) == (content, mode):
+        try:
+            before, before_mode, before_owner = _read(path)
+        except OSError as exc:
+            module.fail_json(msg=f"{path}: {exc.strerror}. Remedy: remove what is in the place of this file")
+        owner = (os.geteuid(), os.getegid())
+        if (before, before_mode, before_owner) == (content, mode, owner):
             continue
         changed.append(str(path))
         diff.append(
             {
                 "before": (before or b"").decode("utf-8", "replace"),
                 "after": content.decode("utf-8", "replace"),
-                "before_header": f"{path} {before_mode or 0:04o}" if before is not None else f"{path} (absent)",
-                "after_header": f"{path} {mode:04o}",
+                "before_header": f"{path} (absent)" if before is None else _header(path, before_mode, before_owner),
+                "after_header": _header(path, mode, owner),
             }
         )
         if not module.check_mode:
