@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,6 @@ from typing import Any, ClassVar
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import measurement, signing
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys, require_current
 from ansible_collections.vauban.fleet.plugins.module_utils._image import lock, provenance, sbom
 from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Verity
 from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest import (
@@ -24,6 +22,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest impor
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, point, sandbox_at
 
 _BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
@@ -36,14 +36,13 @@ class ActionModule(StepAction):
     SPEC: ClassVar[dict[str, Any]] = {
         "product": {"type": "str", "required": True},
         "version": {"type": "str", "required": True},
-        "instrumentation": {"type": "list", "elements": "str", "default": []},
         "sdk": {"type": "path", "required": True},
         "base": {"type": "path", "required": True},
         "layer": {"type": "path", "required": True},
         "core": {"type": "path", "required": True},
         "uki": {"type": "path", "required": True},
         "installer": {"type": "path", "required": True},
-        "keys": {"type": "path", "required": True},
+        **SIGNING_SPEC,
         "lock_file": {"type": "path", "required": True},
         "author": {"type": "str", "required": True},
         "volume_group": {"type": "str", "required": True},
@@ -62,7 +61,8 @@ class ActionModule(StepAction):
 
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The artifacts, what the installer is told, and the keys."""
-        keys = ProductKeys(Path(arguments["keys"]))
+        self._signer = Signer(arguments)
+        keys = self._signer.keys
         told = ("product", "version", "author", "instrumentation", "volume_group", "state_places", "tpm_pcrs")
         inputs = {
             **{name: digest_of(Path(arguments[name])) for name in ("core", "uki", "installer")},
@@ -70,20 +70,21 @@ class ActionModule(StepAction):
             "lock file": _digest.of_file(Path(arguments["lock_file"])),
             "settings": _digest.of_data({name: arguments[name] for name in told}),
             "keys": _digest.of_data([keys.certificate(name).fingerprint for name in _CERTIFICATES], keys.recipient()),
-            "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_image", COLLECTION / "files/schema"),
+            "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in ("_image", "_boot"))),
+            "schema": _digest.of_tree(COLLECTION / "files/schema"),
         }
         directory = Path(arguments["core"]).parent
         return Stage(directory / MANIFEST, inputs, [directory / f"{MANIFEST}.p7s", directory / "systemd-bootx64.efi"])
 
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
         """The signature comes last: a directory without it is no release."""
-        keys, work, directory = ProductKeys(Path(arguments["keys"])), Path(arguments["work"]), stage.output.parent
-        require_current(keys, ("db", "release"), now=dt.datetime.now(dt.timezone.utc))
+        signer, work, directory = self._signer, Path(arguments["work"]), stage.output.parent
+        keys = signer.keys
         sandbox = sandbox_at(arguments["sdk"], work)
         core, uki, installer = (Path(arguments[name]) for name in ("core", "uki", "installer"))
         unsigned, boot_loader = work / "systemd-bootx64.efi", directory / "systemd-bootx64.efi"
         sandbox.run(["cp", _BOOT_LOADER, "/run/out/systemd-bootx64.efi"], binds=[Bind(work, "/run/out", writable=True)])
-        signing.sign_pe(sandbox, unsigned, boot_loader, keys.reference("db"), keys.directory / "db.crt")
+        signing.sign_pe(sandbox, unsigned, boot_loader, signer.reference("db"), signer.certificate("db"))
         locked = lock.read(Path(arguments["lock_file"]))
         packages = kept_packages(locked, result_of(core)["packages"])
         name = f"{arguments['product']}_{arguments['version']}"
@@ -104,7 +105,7 @@ class ActionModule(StepAction):
                 product=arguments["product"],
                 version=arguments["version"],
                 inventory_digest=digest_of(Path(arguments["layer"]) / "upper"),
-                collection_version="0.1.0",
+                collection_version=_data.collection_version(),
                 collection_digest=_digest.of_tree(*(COLLECTION / part for part in ("plugins", "roles", "files"))),
                 packages=locked.packages,
                 artifacts=artifacts,
@@ -138,7 +139,7 @@ class ActionModule(StepAction):
         )
         write_json(stage.output, manifest)
         signature = directory / f"{MANIFEST}.p7s"
-        signing.sign_cms(sandbox, stage.output, keys.reference("release"), keys.directory / "release.crt", signature)
+        signing.sign_cms(sandbox, stage.output, signer.reference("release"), signer.certificate("release"), signature)
         return {"artifacts": [_row(path) for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."]}
 
 

@@ -3,17 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import signing, uki
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys, require_current
 from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Verity
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
 
 
@@ -31,7 +30,7 @@ class ActionModule(StepAction):
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         "core": {"type": "path"},
         "core_device": {"type": "str"},
-        "keys": {"type": "path", "required": True},
+        **SIGNING_SPEC,
         "dest": {"type": "path", "required": True},
         "work": {"type": "path", "required": True},
         "epoch": {"type": "int", "required": True},
@@ -39,7 +38,8 @@ class ActionModule(StepAction):
 
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The parts, and who signs them."""
-        keys = ProductKeys(Path(arguments["keys"]))
+        self._signer = Signer(arguments)
+        keys = self._signer.keys
         os_release = Path(arguments["os_release"])
         self._command_line = _command_line(arguments)
         inputs = {
@@ -54,8 +54,7 @@ class ActionModule(StepAction):
 
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
         """Build it unsigned, which gives the same bytes each time, then sign."""
-        keys, work = ProductKeys(Path(arguments["keys"])), Path(arguments["work"])
-        require_current(keys, ("db", "pcr"), now=dt.datetime.now(dt.timezone.utc))
+        signer, work = self._signer, Path(arguments["work"])
         sandbox = sandbox_at(arguments["sdk"], work)
         log = work / f"{stage.output.name}.log"
         log.unlink(missing_ok=True)
@@ -66,11 +65,11 @@ class ActionModule(StepAction):
             command_line=self._command_line,
             os_release=Path(arguments["os_release"]).read_text("utf-8"),
             uname=arguments["kernel_release"],
-            pcr_key=keys.reference("pcr"),
-            pcr_public=keys.directory / "pcr.pub",
+            pcr_key=signer.reference("pcr"),
+            pcr_public=signer.pcr_public(),
         )
         phases = uki.build(sandbox, request, unsigned, epoch=arguments["epoch"], log=log)
-        signing.sign_pe(sandbox, unsigned, stage.output, keys.reference("db"), keys.directory / "db.crt")
+        signing.sign_pe(sandbox, unsigned, stage.output, signer.reference("db"), signer.certificate("db"))
         return {
             "command_line": " ".join(self._command_line),
             "pcr11": dict(phases),

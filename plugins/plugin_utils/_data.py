@@ -32,6 +32,14 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
+def collection_version() -> str:
+    """Version of this collection, from the file that a checkout has or from the one that an installed collection has."""
+    source, installed = COLLECTION / "galaxy.yml", COLLECTION / "MANIFEST.json"
+    if source.is_file():
+        return str(read(source)["version"])
+    return str(read(installed)["collection_info"]["version"])
+
+
 def package_set(name: str, directories: Iterable[str]) -> list[str]:
     """The packages of a set; directories of the user come before ours.
 
