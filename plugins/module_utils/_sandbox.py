@@ -96,13 +96,12 @@ class Sandbox:
         words += self._root_options(root)
         words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var/tmp"]
         # bwrap would make the parents of mount points for root alone; commands may run as other users.
-        for parent in sorted({os.path.dirname(dest) for dest in (SDK_IN_TREE, *(bind.dest for bind in binds))} - {"/"}):
+        shown = [Bind(self.scratch / "sdk", SDK_IN_TREE)] if root is not None else []
+        for parent in sorted({os.path.dirname(bind.dest) for bind in (*shown, *binds)} - {"/"}):
             words += ["--dir", parent]
-        if root is not None:
-            words += ["--ro-bind", str(self.scratch / "sdk"), SDK_IN_TREE]
         for path in sorted(layers or {}):
             words += ["--bind", str(self._overlay(path)), path]
-        for bind in binds:
+        for bind in (*shown, *binds):
             option = "--dev-bind" if bind.device else "--bind" if bind.writable else "--ro-bind"
             words += [option, str(bind.source), bind.dest]
         words += ["--chdir", cwd, "--", *(os.fspath(word) for word in command)]
