@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._image import bootstrap, lock
 from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import Store
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import remove_tree
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import owner, remove_tree
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction, sandbox_at
 
 
@@ -35,6 +35,8 @@ class ActionModule(StepAction):
         inputs = {"packages": self._request.digest}
         if arguments["sdk"]:
             inputs["sdk"] = digest_of(Path(arguments["sdk"]))
+        if os.geteuid() != 0:
+            inputs["owner"] = owner()
         return Stage(Path(arguments["dest"]) / self._request.digest[:16] / "root", inputs)
 
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
@@ -50,7 +52,7 @@ class ActionModule(StepAction):
         log.unlink(missing_ok=True)
         bootstrap.make_tree(self._request, store, work / "root", sandbox=sandbox, log=log)
         (work / "root").rename(stage.output)
-        shutil.rmtree(work)
+        work.rmdir()
         return {"packages": len(self._request.packages) + len(self._request.unpacked), "log": str(log)}
 
 

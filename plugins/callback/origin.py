@@ -17,11 +17,12 @@ requirements:
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import run_with_ids
 
 
 class CallbackModule(CallbackBase):
@@ -34,7 +35,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[str, dict[str, int]] = {}
+        self._seen: dict[str, dict[str, str]] = {}
         self._play: Any = None
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
@@ -60,11 +61,10 @@ class CallbackModule(CallbackBase):
             stream.write(json.dumps(entry) + "\n")
 
 
-def _state(upper: Path) -> dict[str, int]:
-    state = {}
-    for directory, names, files in os.walk(upper):
-        for name in [*names, *files]:
-            path = Path(directory) / name
-            if not path.is_dir() or path.is_symlink():
-                state["/" + str(path.relative_to(upper))] = path.lstat().st_ctime_ns
-    return state
+def _state(upper: Path) -> dict[str, str]:
+    """Path of each file and when its inode changed. Some directories are open to the users of the tree only."""
+    if not upper.is_dir():
+        return {}
+    listed = run_with_ids(["find", upper, "!", "-type", "d", "-printf", "/%P\\0%C@\\0"]).stdout_bytes
+    words = listed.decode("utf-8", "surrogateescape").split("\0")[:-1]
+    return dict(zip(words[::2], words[1::2], strict=True))

@@ -37,7 +37,7 @@ options:
 """
 
 import shlex
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,13 @@ from ansible.plugins.connection import ConnectionBase, ensure_connect
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import SDK_IN_TREE, Bind, Layers, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import (
+    SDK_IN_TREE,
+    Bind,
+    Layers,
+    Sandbox,
+    remove_tree,
+)
 
 PYTHON_IN_TREE = "/run/vauban/python3"
 _LIBRARIES = f"{SDK_IN_TREE}/usr/lib/x86_64-linux-gnu"
@@ -156,7 +162,8 @@ class Connection(ConnectionBase):
     def close(self) -> None:
         """Nothing runs between commands; only the transfer directory is emptied."""
         if self._connected:
-            shutil.rmtree(self._layer / "tmp", ignore_errors=True)
+            with suppress(FleetError):
+                remove_tree(self._layer / "tmp")
         self._connected = False
 
     def _run(self, cmd: str, stdin: bytes | None) -> Completed:

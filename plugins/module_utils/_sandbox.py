@@ -5,16 +5,30 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.vauban.fleet.plugins.module_utils._command import CLEAN_ENVIRONMENT, Completed, run
+from ansible_collections.vauban.fleet.plugins.module_utils._command import (
+    CLEAN_ENVIRONMENT,
+    CommandError,
+    Completed,
+    run,
+)
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 # Where the SDK appears inside a root tree that is being configured; /run is a tmpfs there, so nothing stays.
 SDK_IN_TREE = "/run/vauban/sdk"
+ANOTHER_OWNER = "it belongs to another user: remove it as that user, or set fleet_build_dir to a directory of your own"
+_ETC = Path("/etc")
+_SYSCTL = Path("/proc/sys")
+_IDS = 65_536  # a tree's files belong to ids up to 65534, nobody and nogroup
+_FIRST_ID = 100_000  # where useradd(8) begins to give away subordinate ids
+_NAMESPACE_PROGRAMS = re.compile(r"^(unshare|newuidmap|newgidmap|mount|bwrap): ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,48 @@ def namespace() -> list[str]:
     return words if os.geteuid() == 0 else [*words, "--user", "--map-root-user", "--map-auto"]
 
 
+def owner() -> str:
+    """Whose files a tree made here would hold. They mean nothing to a user whose ids are mapped in another way."""
+    if os.geteuid() == 0:
+        return "root"
+    return f"user {os.geteuid()}, subordinate ids from {_range('subuid')} and {_range('subgid')}"
+
+
+def run_with_ids(
+    command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None, log: Path | None = None
+) -> Completed:
+    """Run a program of the host with private mounts, as root or with root's rights over subordinate ids.
+
+    :raises FleetError: it failed, or this machine does not let the user have such namespaces.
+    """
+    argv = [*namespace(), "--", *command]
+    return _checked(run(argv, env=env, log=log, check=False), check=True, log=log)
+
+
 def remove_tree(path: Path) -> None:
-    """Remove a directory whose files may belong to subordinate ids, which an ordinary user cannot remove directly."""
-    if path.exists():
-        run([*namespace(), "--", "rm", "-rf", "--one-file-system", str(path)])
+    """Remove a directory whose files may belong to subordinate ids, which an ordinary user cannot remove directly.
+
+    :raises FleetError: the files belong to neither the user nor their subordinate ids.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        run_with_ids(["rm", "-rf", "--one-file-system", path])
+    except CommandError as exc:
+        first = exc.completed.stderr.strip().partition("\n")[0]
+        raise FleetError(f"cannot be removed: {first}", where=str(path), remedy=ANOTHER_OWNER) from exc
+
+
+def require_namespaces() -> None:
+    """Check that this machine gives the user the namespaces that every step runs in.
+
+    :raises FleetError: says what is missing and what to type.
+    """
+    probe = run([*namespace(), "--", "mount", "-t", "tmpfs", "tmpfs", "/tmp"], check=False)
+    if probe.returncode != 0:
+        said = probe.stderr.strip().partition("\n")[0]
+        where, problem, remedy = _root_refused() if os.geteuid() == 0 else _user_refused()
+        raise FleetError(f"{problem} ({said})", where=where, remedy=remedy)
 
 
 class Sandbox:
@@ -135,7 +187,7 @@ class Sandbox:
             env=env,
             cwd=cwd,
         )
-        return run(argv, stdin=stdin, log=log, check=check, timeout=timeout)
+        return _checked(run(argv, stdin=stdin, log=log, check=False, timeout=timeout), check=check, log=log)
 
     def _mounts(self, layers: Mapping[str, Layers], root: Layers | None) -> list[str]:
         scratch = str(self.scratch)
@@ -175,6 +227,83 @@ def _mount_layer(layer: Layers, target: str) -> str:
     if os.geteuid() != 0:
         options.append("userxattr")  # overlayfs in a user namespace cannot use trusted.* attributes
     return _shell("mount", "-t", "overlay", "-o", ",".join(options), "overlay", target)
+
+
+def _checked(completed: Completed, *, check: bool, log: Path | None) -> Completed:
+    """Report a failure; that of a program which makes the namespaces may be the machine's doing."""
+    if completed.returncode != 0:
+        if _NAMESPACE_PROGRAMS.search(completed.stderr):
+            require_namespaces()
+        if check:
+            raise CommandError(completed, log=log)
+    return completed
+
+
+def _root_refused() -> tuple[str, str, str]:
+    return (
+        "this machine",
+        "root may not mount here, as in a container without CAP_SYS_ADMIN",
+        "build on a machine of its own, give the container that capability, or build as an ordinary user",
+    )
+
+
+def _user_refused() -> tuple[str, str, str]:
+    """Where it is decided, why an ordinary user gets no namespaces, and the remedy."""
+    user = _user_name()
+    if shutil.which("newuidmap", path=CLEAN_ENVIRONMENT["PATH"]) is None:
+        return "newuidmap", "the program is not installed", "install package uidmap ('make host' does)"
+    for kind in ("subuid", "subgid"):
+        if (_range(kind) or (0, 0))[1] < _IDS:
+            last = _free_id() + _IDS - 1
+            return (
+                str(_ETC / kind),
+                f"user {user} has no range of {_IDS} subordinate ids",
+                f"sudo usermod --add-subuids {_free_id()}-{last} --add-subgids {_free_id()}-{last} {user}",
+            )
+    for name, forbids, allows in (
+        ("kernel/unprivileged_userns_clone", "0", "1"),
+        ("user/max_user_namespaces", "0", "15000"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+    ):
+        if (_SYSCTL / name).exists() and (_SYSCTL / name).read_text().strip() == forbids:
+            setting = f"{name.replace('/', '.')}={allows}"
+            return (
+                str(_SYSCTL / name),
+                f"this machine allows user {user} no user namespaces",
+                f"sudo sysctl {setting} (and put '{setting}' in a file of /etc/sysctl.d to keep it), or build as root",
+            )
+    return (
+        "this machine",
+        f"user {user} gets no user namespaces",
+        "build as root, or where user_namespaces(7) are not forbidden (a container's seccomp filter may do that)",
+    )
+
+
+def _range(kind: str) -> tuple[int, int] | None:
+    """First id and number of ids that ``/etc/subuid`` or ``/etc/subgid`` gives the user, as unshare(1) finds them."""
+    names = {_user_name(), str(os.geteuid())}
+    return next((found[1:] for found in _ranges(kind) if found[0] in names), None)
+
+
+def _ranges(kind: str) -> list[tuple[str, int, int]]:
+    try:
+        lines = (_ETC / kind).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    fields = [line.split(":") for line in lines if line.count(":") == 2]
+    return [(name, int(first), int(count)) for name, first, count in fields]
+
+
+def _free_id() -> int:
+    taken = [*_ranges("subuid"), *_ranges("subgid")]
+    return max([_FIRST_ID, *(first + count for _name, first, count in taken)])
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _shell(*words: str) -> str:

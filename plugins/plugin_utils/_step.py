@@ -18,7 +18,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import ANOTHER_OWNER, Sandbox
 
 COLLECTION = Path(__file__).parent.parent.parent
 
@@ -46,6 +46,9 @@ class StepAction(ActionBase):
                 if reason is not None and not self._task.check_mode:
                     stage.begin()
                     stage.finish(self.make(arguments, stage))
+        except PermissionError as exc:
+            denied = FleetError("permission denied", where=str(exc.filename), remedy=ANOTHER_OWNER)
+            raise AnsibleActionFail(str(denied), result={"failure": denied.as_failure()}) from exc
         except FleetError as exc:
             raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
         result.update(stage.result())

@@ -15,7 +15,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import Store
 from ansible_collections.vauban.fleet.plugins.module_utils._image.lock import Package
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, namespace
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, run_with_ids
 
 # Documentation reaches neither the SDK nor a product (fact: no man, info, doc or translation is read there).
 EXCLUDED_PATHS = (
@@ -106,7 +106,7 @@ def make_tree(request: TreeRequest, store: Store, dest: Path, *, sandbox: Sandbo
     words += ["", root, f"deb [trusted=yes] copy:{assets} {index}/"]
     environment = {"SOURCE_DATE_EPOCH": str(request.epoch)}
     if sandbox is None:
-        run([*namespace(), "--", *words], env=environment, log=log)
+        run_with_ids(words, env=environment, log=log)
     else:
         binds = [Bind(store.root, _STORE_IN_SANDBOX), Bind(dest.parent, "/run/tree", writable=True)]
         sandbox.run(words, binds=binds, privileged=True, env=environment, log=log)

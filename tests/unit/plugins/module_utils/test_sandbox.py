@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,17 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vauban.fleet.plugins.module_utils._command import CLEAN_ENVIRONMENT
+from ansible_collections.vauban.fleet.plugins.module_utils import _sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._command import CLEAN_ENVIRONMENT, CommandError, Completed
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import SDK_IN_TREE, Bind, Layers, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import (
+    SDK_IN_TREE,
+    Bind,
+    Layers,
+    Sandbox,
+    owner,
+    require_namespaces,
+)
 
 
 @pytest.fixture
@@ -151,3 +160,82 @@ def test_image_is_mounted_read_only(tmp_path: Path) -> None:
 def test_missing_sdk(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="nowhere: the SDK is not there\nRemedy: run 'make build'"):
         Sandbox(tmp_path / "nowhere", tmp_path).argv(["true"])
+
+
+@pytest.fixture
+def user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An ordinary user without namespaces, on a machine whose /etc and /proc/sys lie below the returned path."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(_sandbox, "_user_name", lambda: "builder")
+    monkeypatch.setattr(_sandbox, "_ETC", tmp_path)
+    monkeypatch.setattr(_sandbox, "_SYSCTL", tmp_path)
+    monkeypatch.setattr(_sandbox.shutil, "which", lambda *_words, **_options: "/usr/bin/newuidmap")
+    failed = Completed(("unshare",), 1, b"", b"unshare: unshare failed: Operation not permitted")
+    monkeypatch.setattr(_sandbox, "run", lambda *_words, **_options: failed)
+    return tmp_path
+
+
+def _grant(etc: Path, line: str) -> None:
+    for name in ("subuid", "subgid"):
+        (etc / name).write_text(line)
+
+
+def test_user_without_newuidmap(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sandbox.shutil, "which", lambda *_words, **_options: None)
+    with pytest.raises(FleetError, match="install package uidmap"):
+        require_namespaces()
+
+
+@pytest.mark.parametrize(
+    ("present", "first"), [("", 100000), ("other:100000:65536\n", 165536), ("builder:200000:10\n", 200010)]
+)
+def test_user_without_subordinate_ids_is_told_which_are_free(user: Path, present: str, first: int) -> None:
+    _grant(user, present)
+    ids = f"{first}-{first + 65535}"
+    with pytest.raises(FleetError) as failure:
+        require_namespaces()
+    assert failure.value.where == str(user / "subuid")
+    assert failure.value.remedy == f"sudo usermod --add-subuids {ids} --add-subgids {ids} builder"
+
+
+@pytest.mark.parametrize("line", ["builder:100000:65536\n", "12345:100000:65536\n"])
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"),
+        ("user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces="),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ],
+)
+def test_machine_that_forbids_user_namespaces(user: Path, line: str, name: str, value: str, remedy: str) -> None:
+    _grant(user, line)
+    (user / name).parent.mkdir()
+    (user / name).write_text(f"{value}\n")
+    with pytest.raises(FleetError, match=re.escape(remedy)):
+        require_namespaces()
+
+
+def test_failed_step_names_the_machine_only_when_that_is_the_reason(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    failed = Completed(("unshare",), 32, b"", b"mount: /x: unknown filesystem type 'y'.")
+    probe = Completed(("unshare",), 0, b"", b"")
+    answers = iter([failed, probe, failed, failed])
+    monkeypatch.setattr(_sandbox, "run", lambda *_words, **_options: next(answers))
+    with pytest.raises(CommandError, match="unknown filesystem type"):
+        sandbox.run(["true"])
+    with pytest.raises(FleetError, match="root may not mount here"):
+        sandbox.run(["true"])
+
+
+def test_tree_of_another_user_is_another_tree(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _grant(user, "builder:100000:65536\n")
+    first = owner()
+    _grant(user, "builder:300000:65536\n")
+    second = owner()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert len({first, second, owner()}) == 3
