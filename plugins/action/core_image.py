@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json
 from ansible_collections.vauban.fleet.plugins.module_utils._image import core, inside
-from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
+from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import UNBUILT, Stage, digest_of, result_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, remove_tree
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
@@ -41,7 +41,7 @@ class ActionModule(StepAction):
         }
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
-            "configuration": digest_of(upper),
+            "configuration": result_of(upper).get("content", UNBUILT),
             "clean-up and hardware": _digest.of_data(self._data),
             "root_format": arguments["root_format"],
             "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_image"),

@@ -67,6 +67,7 @@ class ActionModule(StepAction):
         inputs = {
             **{name: digest_of(Path(arguments[name])) for name in ("core", "uki", "installer")},
             "sdk": digest_of(Path(arguments["sdk"])),
+            "layer": digest_of(Path(arguments["layer"]) / "upper"),
             "lock file": _digest.of_file(Path(arguments["lock_file"])),
             "settings": _digest.of_data({name: arguments[name] for name in told}),
             "keys": _digest.of_data([keys.certificate(name).fingerprint for name in _CERTIFICATES], keys.recipient()),
@@ -89,15 +90,7 @@ class ActionModule(StepAction):
         packages = kept_packages(locked, result_of(core)["packages"])
         name = f"{arguments['product']}_{arguments['version']}"
         sbom_file, provenance_file = directory / f"{name}.cdx.json", directory / f"{name}.intoto.json"
-        bill = sbom.build_sbom(
-            Path(arguments["base"]),
-            packages,
-            locked,
-            product=arguments["product"],
-            version=arguments["version"],
-            author=arguments["author"],
-        )
-        write_json(sbom_file, bill)
+        self._write_sbom(arguments, sbom_file, packages, locked)
         artifacts = [Artifact.of(path) for path in (core, uki, installer, boot_loader, sbom_file)]
         write_json(
             provenance_file,
@@ -141,6 +134,21 @@ class ActionModule(StepAction):
         signature = directory / f"{MANIFEST}.p7s"
         signing.sign_cms(sandbox, stage.output, signer.reference("release"), signer.certificate("release"), signature)
         return {"artifacts": [_row(path) for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."]}
+
+    @staticmethod
+    def _write_sbom(arguments: Mapping[str, Any], dest: Path, packages: tuple[lock.Package, ...], locked: lock.Lock) -> None:
+        """A bill of materials takes longer than all the rest here, and changes with the packages only."""
+        told = {name: arguments[name] for name in ("product", "version", "author")}
+        inputs = {
+            "packages": _digest.of_data(locked.epoch, [package.sha256 for package in packages]),
+            "settings": _digest.of_data(told),
+            "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_image/sbom.py"),
+        }
+        stage = Stage(dest, inputs)
+        if stage.why_stale() is not None:
+            stage.begin()
+            write_json(dest, sbom.build_sbom(Path(arguments["base"]), packages, locked, **told))
+            stage.finish({})
 
 
 def _uki(path: Path, core: Path, ways: Mapping[str, list[Path]]) -> Uki:

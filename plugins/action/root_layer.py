@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible.utils.collection_loader import AnsibleCollectionConfig
-from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
-
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
+from ansible_collections.vauban.fleet.plugins.module_utils._image.layer import LAYER
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import remove_tree
-from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, remove_tree
+from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction, sandbox_at
 
 # What Ansible itself adds to a host's variables, and what this build adds: none of it configures the product.
-_FOREIGN = ("_", "ansible_", "rootfs_", "inventory_", "group", "omit", "playbook_dir", "hostvars", "environment", "vars")
+_FOREIGN = ("_", "ansible_", "rootfs_", "inventory_", "group", "omit", "playbook_dir")
+_FOREIGN += ("hostvars", "environment", "vars")
 RECORD = "record.jsonl"
 
 
@@ -33,33 +34,12 @@ class ActionModule(StepAction):
         "roles": {"type": "list", "elements": "str", "required": True},
     }
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """In state ``opened`` only say whether roles have to run, and where."""
-        if self._task.args.get("state") == "closed":
-            return super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
-        self.task_vars = task_vars or {}
-        stage = self.stage(arguments)
-        reason = stage.why_stale()
-        layer = Path(arguments["dest"])
-        if reason is not None and not self._task.check_mode:
-            stage.begin()
-            for name in ("upper", "work"):
-                remove_tree(layer / name)
-            (layer / RECORD).unlink(missing_ok=True)
-            layer.mkdir(parents=True, exist_ok=True)
-        return {
-            "changed": reason is not None,
-            "reason": reason or "inputs unchanged",
-            "stale": reason is not None,
-        }
-
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The tree below, every variable of the host, and the files of every role that takes part."""
         variables = self.task_vars["hostvars"].raw_get(self.task_vars["inventory_hostname"])
         chosen = {name: value for name, value in variables.items() if not name.startswith(_FOREIGN)}
         layer = Path(arguments["dest"])
-        roles = {str(_role_path(name, self.task_vars)) for name in arguments["roles"]}
+        roles = {str(role_path(name, self.task_vars)) for name in arguments["roles"]}
         roles |= {entry["role_path"] for entry in _record(layer) if entry["role_path"]}
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
@@ -68,6 +48,17 @@ class ActionModule(StepAction):
             **{f"variable {name}": _digest.of_data(value) for name, value in chosen.items()},
         }
         return Stage(layer / "upper", inputs)
+
+    def build(self, arguments: Mapping[str, Any], stage: Stage) -> None:
+        """Empty the layer in state ``opened``: only closing it makes it whole."""
+        if arguments["state"] == "closed":
+            super().build(arguments, stage)
+            return
+        stage.begin()
+        layer = stage.output.parent
+        for name in ("upper", "work"):
+            remove_tree(layer / name)
+        (layer / RECORD).unlink(missing_ok=True)
 
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
         """Check that every write of a role was recorded; the origin of each file is part of the release."""
@@ -78,7 +69,18 @@ class ActionModule(StepAction):
                 where="ansible.cfg: callbacks_enabled",
                 remedy="add vauban.fleet.origin to callbacks_enabled",
             )
-        return {"files": {path: entry["origin"] for entry in record for path in entry["paths"]}}
+        files = {path: entry["origin"] for entry in record for path in entry["paths"]}
+        layer = stage.output.parent
+        content = inside.call(
+            sandbox_at(arguments["sdk"], layer),
+            "_image.layer.content",
+            {},
+            binds=[Bind(stage.output, LAYER)],
+            epoch=0,
+            log=layer / "root_layer.log",
+        )
+        # Later steps look at what roles wrote, not at the variables they read: most variables do not reach the image.
+        return {"files": files, "content": _digest.of_data(content, files)}
 
 
 def _record(layer: Path) -> list[dict[str, Any]]:
@@ -86,14 +88,3 @@ def _record(layer: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (layer / RECORD).read_text("utf-8").splitlines()]
     except FileNotFoundError:
         return []
-
-
-def _role_path(name: str, task_vars: Mapping[str, Any]) -> Path:
-    """Where a role lies: in a collection, beside the playbook, or in the roles path."""
-    found = _get_collection_role_path(name, [AnsibleCollectionConfig.default_collection or "vauban.fleet"])
-    if found:
-        return Path(found[1])
-    for directory in (Path(task_vars["playbook_dir"]) / "roles", Path(task_vars["inventory_dir"]) / "roles"):
-        if (directory / name).is_dir():
-            return directory / name
-    raise FleetError(f"no role named {name!r}", where="product_roles")

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+# Copyright: (c) 2026, the vauban.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a build costs: CPU seconds of the process tree, peak memory, bytes.
+
+usage: tests/bench/build.py [DIRECTORY]
+
+Builds the product gateway in a directory of its own (default build/bench) with the packages already in the store: from
+nothing, with nothing changed, with another command line, with another role variable. The disk image is left out: its
+cost is that of an emulated machine.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = [ROOT / "build/venv/bin/ansible-playbook", "playbooks/build.yml", "-i", "inventories/reference"]
+MIB = 1024 * 1024
+
+
+def measure(directory: Path, *options: str) -> tuple[float, float, int]:
+    """Run one build; return wall and CPU seconds of the process tree, and the files it wrote in the release."""
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+    start, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [*BUILD, "--limit", "gateway", "--skip-tags", "disk_image", "-e", f"fleet_build_dir={directory}", *options]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    after = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    return time.monotonic() - start, cpu, sum(before.get(path) != changed for path, changed in after.items())
+
+
+def main() -> None:
+    """Measure the four cases, print a table."""
+    directory = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/bench").resolve()
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    cases = [
+        ("cold", []),
+        ("nothing changed", []),
+        ("another command line", ["-e", '{"product_kernel_arguments": ["quiet", "lockdown=integrity"]}']),
+        ("another role variable", ["-e", "core_volume_group=other"]),
+    ]
+    print(f"load average at start: {os.getloadavg()[0]:.1f}")
+    print(f"{'case':<24} {'CPU s':>8} {'wall s':>8} {'files written':>14}")
+    for name, options in cases:
+        wall, cpu, written = measure(directory, *options)
+        print(f"{name:<24} {cpu:>8.1f} {wall:>8.1f} {written:>14}", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(f"peak memory of one process: {peak / MIB:.0f} MiB")
+    release = directory / "gateway/0.1.0"
+    total = 0
+    for name in ("core.erofs", "gateway_0.1.0.efi", "gateway_0.1.0_installer.efi"):
+        size = (release / name).stat().st_size
+        packed = subprocess.run(["zstd", "-19", "-T0", "-q", "-c", release / name], capture_output=True, check=True)
+        print(f"{name:<32} {size / 1e6:>7.1f} MB, compressed {len(packed.stdout) / 1e6:.1f} MB")
+        total += len(packed.stdout) if "installer" not in name else 0
+    print(f"full compressed download (core + UKI): {total / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
