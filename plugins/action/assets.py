@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -16,24 +16,24 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image import apt, lo
 from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import Store
 
 _MIB = 1024 * 1024
-_SPEC = {
-    "lock_file": {"type": "path", "required": True},
-    "package_sets": {"type": "list", "elements": "str", "required": True},
-    "store": {"type": "path", "required": True},
-    "mirrors": {"type": "dict", "default": {}},
-    "verify": {"type": "bool", "default": False},
-}
 
 
 class ActionModule(ActionBase):
     """Brings the files that the lock file names into the store. Needs no network when they are there."""
 
+    SPEC: ClassVar[dict[str, Any]] = {
+        "lock_file": {"type": "path", "required": True},
+        "package_sets": {"type": "list", "elements": "str", "required": True},
+        "store": {"type": "path", "required": True},
+        "mirrors": {"type": "dict", "default": {}},
+        "verify": {"type": "bool", "default": False},
+    }
     _supports_check_mode = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Fetch what is missing; with ``verify``, first drop what is damaged."""
         result = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=_SPEC)
+        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
         started = time.monotonic()
         store = Store(Path(arguments["store"]))
         try:
@@ -48,16 +48,17 @@ class ActionModule(ActionBase):
                     store.fetch(packages, arguments["mirrors"] or apt.host_mirrors(), _Progress())
         except FleetError as exc:
             raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
-        fetched = sum(package.size for package in missing)
+        size = sum(package.size for package in missing) // _MIB
+        reason = f"{len(missing)} of {len(packages)} files, {size} MiB" if missing else "all files in the store"
         result.update(
             changed=bool(missing),
             fetched=[package.label for package in missing],
             damaged=[package.label for package in damaged],
-            reason=f"{len(missing)} of {len(packages)} files, {fetched // _MIB} MiB" if missing else "all files in the store",
+            reason=reason,
             epoch=locked.epoch,
             seconds=round(time.monotonic() - started, 1),
         )
-        return result
+        return dict(result)
 
 
 class _Progress:

@@ -83,7 +83,10 @@ class ActionModule(StepAction):
 
 
 # Only an installer carries our library, so only there a change of it matters.
-_CODE = {"system": ("_image",), "installer": ("_image", "_install", "_command.py", "_atomic.py", "_digest.py", "_errors.py")}
+_CODE = {
+    "system": ("_image",),
+    "installer": ("_image", "_install", "_command.py", "_atomic.py", "_digest.py", "_errors.py"),
+}
 
 
 def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -97,5 +100,16 @@ def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
     if arguments["kind"] == "system":
         texts["etc/crypttab"] = "".join(line for line in lines if re.search(r"^[^#].*\bx-initrd\.attach\b", line))
     elif arguments["release_certificate"]:
-        texts["etc/vauban/release.crt"] = Path(arguments["release_certificate"]).read_text("utf-8")
+        texts["etc/vauban/release.crt"] = _certificate(Path(arguments["release_certificate"]))
     return texts
+
+
+def _certificate(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        raise FleetError(
+            "the certificate does not exist",
+            where=str(path),
+            remedy="make the keys with 'ansible-playbook vauban.fleet.pki'",
+        ) from None

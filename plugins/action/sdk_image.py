@@ -23,6 +23,10 @@ class ActionModule(StepAction):
         "epoch": {"type": "int", "required": True},
     }
 
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Other steps know the SDK by the link."""
+        return {**super().run(tmp, task_vars), "link": str(self._task.args["dest"])}
+
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The image lies beside the tree it was made of."""
         tree = Path(arguments["tree"])

@@ -44,7 +44,7 @@ class CallbackModule(Default):
 
     @property
     def _compact(self) -> bool:
-        return self._display.verbosity == 0
+        return bool(self._display.verbosity == 0)
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Say what runs."""
@@ -74,7 +74,8 @@ class CallbackModule(Default):
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
         """A pattern without hosts must not pass for success."""
-        self._display.display("  no host matches: check --limit and the group 'products' of the inventory", color=C.COLOR_ERROR)
+        text = "  no host matches: check --limit and the group 'products' of the inventory"
+        self._display.display(text, color=C.COLOR_ERROR)
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """A step, or a change."""
@@ -131,7 +132,8 @@ class CallbackModule(Default):
             self._display.display(f"\nfailed after {seconds:.0f} s: {', '.join(failed)}", color=C.COLOR_ERROR)
         else:
             changed = sum(stats.changed.values())
-            what = f"{changed} task{'s' if changed != 1 else ''} changed something" if changed else "nothing had to be done"
+            tasks = f"{changed} task{'s' if changed != 1 else ''}"
+            what = f"{tasks} changed something" if changed else "nothing had to be done"
             self._display.display(f"\ndone in {seconds:.1f} s: {what}", color=C.COLOR_OK)
 
     def _line(self, result: Any, outcome: dict[str, Any], item: Any = None) -> None:

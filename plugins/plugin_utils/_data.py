@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def collection_version() -> str:
-    """Version of this collection, from the file that a checkout has or from the one that an installed collection has."""
+    """Version of this collection, from the file that a checkout has or the one that an installed collection has."""
     source, installed = COLLECTION / "galaxy.yml", COLLECTION / "MANIFEST.json"
     if source.is_file():
         return str(read(source)["version"])
@@ -57,7 +57,7 @@ def hardware(names: Iterable[str], directories: Iterable[str]) -> list[Mapping[s
 
     :raises FleetError: no such profile, or one without its three lists.
     """
-    profiles = []
+    profiles: list[Mapping[str, Any]] = []
     for name in dict.fromkeys(["common", *names]):
         path = _find(name, directories, "hardware", key="product_hardware_profiles")
         profile = read(path)

@@ -40,34 +40,81 @@ class StepAction(ActionBase):
         self.task_vars = task_vars or {}
         started = time.monotonic()
         try:
-            stage = self.stage(arguments)
-            with _locked(stage):
-                reason = stage.why_stale()
-                if reason is not None and not self._task.check_mode:
-                    stage.begin()
-                    stage.finish(self.make(arguments, stage))
+            result.update(self._predict(arguments) if self._task.check_mode else self._reuse_or_build(arguments))
         except PermissionError as exc:
             denied = FleetError("permission denied", where=str(exc.filename), remedy=ANOTHER_OWNER)
             raise AnsibleActionFail(str(denied), result={"failure": denied.as_failure()}) from exc
         except FleetError as exc:
             raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
-        result.update(stage.result())
-        result.update(
-            changed=reason is not None,
-            reason=reason or "inputs unchanged",
-            seconds=round(time.monotonic() - started, 1),
-            path=str(stage.output),
-            digest=stage.digest,
+        result["seconds"] = round(time.monotonic() - started, 1)
+        return dict(result)
+
+    def _reuse_or_build(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        stage = self.stage(arguments)
+        with _locked(stage):
+            reason = stage.why_stale()
+            if reason is not None:
+                self.build(arguments, stage)
+        return {**stage.result(), **_outcome(stage, reason)}
+
+    def _predict(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run would do. Nothing is written, so what earlier steps would make is not there."""
+        pending = self._pending(arguments)
+        try:
+            stage = self.stage(arguments)
+        except FleetError:
+            if pending is None:
+                raise
+            path = {"path": arguments["dest"]} if arguments.get("dest") else {}
+            return {"changed": True, "reason": pending, **path}
+        reason = stage.why_stale() or pending
+        return {**(stage.result() if reason is None else {}), **_outcome(stage, reason)}
+
+    def _pending(self, arguments: Mapping[str, Any]) -> str | None:
+        """The inputs that an earlier task of this run would make. Only its registered result tells."""
+        paths = (result.get(key) for result in _changed(self.task_vars) for key in ("path", "link"))
+        made = [Path(path) for path in paths if path]
+        inputs = {name: Path(value) for name, value in arguments.items() if value and _is_input(name, self.SPEC[name])}
+        found = sorted(
+            name
+            for name, path in inputs.items()
+            if any(path == other or path in other.parents or other in path.parents for other in made)
         )
-        return result
+        return f"would change: {', '.join(found)}" if found else None
 
     @abstractmethod
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """What goes in and what comes out."""
 
+    def build(self, arguments: Mapping[str, Any], stage: Stage) -> None:
+        """Make the output, and remember that only once it is whole."""
+        stage.begin()
+        stage.finish(self.make(arguments, stage))
+
     @abstractmethod
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
         """Make the output; what this returns is remembered and returned by the task."""
+
+
+def _outcome(stage: Stage, reason: str | None) -> dict[str, Any]:
+    return {
+        "changed": reason is not None,
+        "reason": reason or "inputs unchanged",
+        "path": str(stage.output),
+        "digest": stage.digest,
+    }
+
+
+def _is_input(name: str, option: Mapping[str, Any]) -> bool:
+    return option.get("type") == "path" and name not in ("dest", "work", "store")
+
+
+def _changed(task_vars: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Results of tasks that changed something, loops unrolled."""
+    for value in task_vars.values():
+        if isinstance(value, dict) and value.get("changed") is True:
+            results = value.get("results")
+            yield from (item for item in results if item.get("changed")) if isinstance(results, list) else [value]
 
 
 def sandbox_at(sdk: str, work: Path) -> Sandbox:

@@ -1,0 +1,88 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
+
+# A part of file names, of logical volumes (lvm(8)) and, without '+', no boot counter (systemd-boot(7)).
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+_VOLUME_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+
+
+class ActionModule(ActionBase):
+    """Checks the settings of a product before minutes are spent on it, and reports all that is wrong at once."""
+
+    SPEC: ClassVar[dict[str, Any]] = {
+        "name": {"type": "str", "required": True},
+        "version": {"type": "str", "required": True},
+        "volume_group": {"type": "str", "required": True},
+        "roles": {"type": "list", "elements": "str", "required": True},
+        "hardware_profiles": {"type": "list", "elements": "str", "default": []},
+        "hardware_directories": {"type": "list", "elements": "path", "default": []},
+        "instrumentation": {"type": "list", "elements": "str", "default": []},
+        "keys_kind": {"type": "str", "choices": ["development", "production"], "default": "development"},
+    }
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Check; change nothing."""
+        result = super().run(tmp, task_vars)
+        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
+        found = list(problems(arguments, task_vars or {}))
+        if found:
+            failures = [problem.as_failure() for problem in found]
+            raise AnsibleActionFail("\n".join(map(str, found)), result={"failure": failures[0], "failures": failures})
+        return {**result, "changed": False}
+
+
+def problems(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> Iterator[FleetError]:
+    """What is wrong with the settings, each with its key and remedy."""
+    name, version, group = (arguments[key] for key in ("name", "version", "volume_group"))
+    if not PRODUCT_NAME.fullmatch(name):
+        remedy = "use a-z first, then up to 31 of a-z 0-9 _ -"
+        yield FleetError(f"{name!r} is no name of a product", where="product_name", remedy=remedy)
+    if not _VERSION.fullmatch(version):
+        remedy = "use up to 64 letters, digits, '.' and '-'"
+        yield FleetError(f"{version!r} is no version", where="product_version", remedy=remedy)
+    if not _VOLUME_GROUP.fullmatch(group):
+        remedy = "use up to 32 letters, digits, '_', '.' and '-'"
+        yield FleetError(f"{group!r} is no name of a volume group", where="product_volume_group", remedy=remedy)
+    if not task_vars.get("groups", {}).get("builders"):
+        remedy = "add the machine that builds, normally localhost"
+        yield FleetError("group builders has no host", where="inventory", remedy=remedy)
+    checks: list[Callable[[], Any]] = [partial(role_path, role, task_vars) for role in arguments["roles"]]
+    checks.append(partial(_data.hardware, arguments["hardware_profiles"], arguments["hardware_directories"]))
+    for check in checks:
+        try:
+            check()
+        except FleetError as exc:
+            yield exc
+    yield from _instrumentation(arguments["instrumentation"], arguments["keys_kind"])
+
+
+def _instrumentation(features: list[str], keys_kind: str) -> Iterator[FleetError]:
+    known = _data.read(_data.FILES / "instrumentation.yml")
+    if unknown := sorted(set(features) - set(known)):
+        yield FleetError(
+            f"no such feature: {', '.join(unknown)}",
+            where="product_instrumentation",
+            remedy=f"choose from {', '.join(sorted(known))}",
+        )
+    if features and keys_kind == "production":
+        yield FleetError(
+            "production keys do not sign instrumentation",
+            where="product_instrumentation",
+            remedy="build without instrumentation, or with product_keys_kind: development",
+        )
