@@ -87,11 +87,21 @@ def write_core(release: Release, device: Path) -> dict[str, Any]:
     return {"volume": str(device), "sha256_read_back": digest, "root_hash": verity["root_hash"]}
 
 
+def logical_volumes(disk: Disk) -> set[tuple[str, str]]:
+    """Volume group and name of each logical volume with a segment on the disk."""
+    return {(volume["vg_name"], volume["lv_name"]) for volume in _physical_volumes(disk) if volume["lv_name"]}
+
+
 def _volume_groups_on(disk: Disk) -> set[str]:
+    return {volume["vg_name"] for volume in _physical_volumes(disk) if volume["vg_name"]}
+
+
+def _physical_volumes(disk: Disk) -> list[dict[str, str]]:
     parts = run(["lsblk", "--list", "--noheadings", "--output", "PATH", str(disk.path)]).stdout.split()
-    report = run(["lvm", "pvs", "--reportformat", "json", "--options", "pv_name,vg_name"]).stdout
-    volumes = json.loads(report)["report"][0]["pv"]
-    return {volume["vg_name"] for volume in volumes if volume["pv_name"] in parts and volume["vg_name"]}
+    options = ["--segments", "--reportformat", "json", "--options", "pv_name,vg_name,lv_name"]
+    report = json.loads(run(["lvm", "pvs", *options]).stdout)["report"][0]
+    segments = report.get("pvseg") or report.get("pv") or []
+    return [segment for segment in segments if segment["pv_name"] in parts]
 
 
 def settle() -> None:
