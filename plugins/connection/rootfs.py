@@ -41,6 +41,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.become import BecomeBase
 from ansible.plugins.connection import ConnectionBase, ensure_connect
@@ -125,12 +126,16 @@ class Connection(ConnectionBase):
         """Use runuser in place of the configured method: no tree under construction has a working sudo."""
         super().set_become_plugin(RunUser(plugin) if plugin is not None else None)
 
+    def is_pipelining_enabled(self, wrap_async: bool = False) -> bool:
+        """Modules go through standard input, whatever the configuration: fewer commands, no files in the tree."""
+        if wrap_async:
+            raise AnsibleError("async is not possible here: no process outlives its command in an image")
+        return not C.DEFAULT_KEEP_REMOTE_FILES
+
     @ensure_connect
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
         """Run a shell command in the tree."""
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
-        if "async_wrapper" in cmd:
-            raise AnsibleError("async is not possible here: no process outlives its command in an image")
         completed = self._run(cmd, in_data)
         return completed.returncode, completed.stdout_bytes, completed.stderr_bytes
 

@@ -1,0 +1,83 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Playbooks over connection rootfs. The SDK's own tree (FLEET_SDK, else build/sdk/current) is the base tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _errors
+
+ROOT = Path(__file__).resolve().parents[2]
+SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
+COLLECTIONS = Path(_errors.__file__).parents[5]
+
+
+class Played(NamedTuple):
+    """The results of the tasks, and what ansible-playbook printed."""
+
+    results: list[dict[str, Any]]
+    printed: str
+
+    @property
+    def changed(self) -> list[bool]:
+        return [result["changed"] for result in self.results]
+
+
+Task = dict[str, Any]
+Play = Callable[..., Played]
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Path:
+    return tmp_path / "layer"
+
+
+@pytest.fixture
+def play_in_tree(tmp_path: Path, layer: Path) -> Play:
+    """Run tasks in the tree, all of them even if one fails."""
+    if not SDK.is_dir():
+        pytest.skip(f"no unpacked SDK at {SDK} to serve as a tree: set FLEET_SDK")
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed: run 'make host'")
+    if os.geteuid() != 0:
+        pytest.skip("the files of the SDK's tree belong to root")
+
+    def call(*tasks: Task, options: tuple[str, ...] = (), **variables: str) -> Played:
+        host = {
+            "ansible_connection": "vauban.fleet.rootfs",
+            "ansible_python_interpreter": "/run/vauban/python3",
+            "rootfs_sdk": str(SDK),
+            "rootfs_base": str(SDK),
+            "rootfs_layer": str(layer),
+            **variables,
+        }
+        (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"product": host}}}))
+        names = [f"result{number}" for number in range(len(tasks))]
+        goes_on = {"ignore_errors": True, "ignore_unreachable": True}
+        book = [{**task, **goes_on, "register": name} for task, name in zip(tasks, names, strict=True)]
+        copied = {"content": f"{{{{ [{', '.join(names)}] | to_json }}}}", "dest": str(tmp_path / "results.json")}
+        book.append({"ansible.builtin.copy": copied, "delegate_to": "localhost", "check_mode": False, "diff": False})
+        (tmp_path / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": book}]))
+        done = subprocess.run(
+            [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json", *options],
+            cwd=tmp_path,
+            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return Played(json.loads((tmp_path / "results.json").read_text()), done.stdout + done.stderr)
+
+    return call

@@ -1,0 +1,123 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module config_tree in a tree under construction."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Play, Task
+
+SOURCES = {
+    "etc/plain": b"{{ not_a_template }}\n",
+    "etc/binary": bytes(range(256)),
+    "etc/name.conf.j2": b"name = {{ inventory_hostname }}\n",
+    "etc/loop.j2": b"{% for item in [1, 2] %}\nitem {{ item }}\n{% endfor %}\n",
+    "etc/escapes.j2": rb"""{{ "a\tb" }} c\td""" + b"\n",
+    "etc/data.j2": b"{{ site_text }}\n",
+    "etc/empty.j2": b"",
+    "usr/lib/script": b"#!/bin/sh\n",
+}
+# A value that came from outside the inventory: Ansible trusts it no template.
+BRACES = "{{ '{' ~ '{ braces }' ~ '}' }}"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name, content in SOURCES.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "root/usr/lib/script").chmod(0o755)
+    return tmp_path / "root"
+
+
+def lay_down(source: Path, **arguments: Any) -> Task:
+    return {"vauban.fleet.config_tree": {"src": str(source), **arguments}}
+
+
+def test_check_do_check_do(play_in_tree: Play, source: Path, layer: Path) -> None:
+    task = lay_down(source, modes={"/etc/na*": "0600"})
+    runs = [
+        play_in_tree(task, site_text=BRACES, options=options).results[0]
+        for options in (("--check", "--diff"), (), ("--check",), ())
+    ]
+    assert [run["changed"] for run in runs] == [True, True, False, False]
+    names = sorted(f"/{name.removesuffix('.j2')}" for name in SOURCES)
+    assert sorted(runs[0]["paths"]) == sorted(runs[1]["paths"]) == names
+    assert runs[2]["paths"] == []
+
+
+def test_contents_and_modes(play_in_tree: Play, source: Path, layer: Path) -> None:
+    """Templates read as those of ansible.builtin.template, and what variables hold is never a template."""
+    play_in_tree(lay_down(source, modes={"/etc/na*": "0600"}), site_text=BRACES)
+    written = {name: (layer / "upper" / name).read_bytes() for name in ("etc/plain", "etc/binary", "etc/empty")}
+    assert written == {name: SOURCES.get(name, b"") for name in written}
+    texts = {name: (layer / "upper/etc" / name).read_text() for name in ("name.conf", "loop", "escapes", "data")}
+    assert texts == {
+        "name.conf": "name = product\n",
+        "loop": "item 1\nitem 2\n",
+        "escapes": "a\tb c\\td\n",
+        "data": "{{ braces }}\n",
+    }
+    for name, mode in {"etc/plain": 0o644, "etc/name.conf": 0o600, "usr/lib/script": 0o755}.items():
+        assert stat.S_IMODE((layer / "upper" / name).stat().st_mode) == mode
+
+
+def test_check_mode_writes_nothing_and_diff_shows_it(play_in_tree: Play, source: Path, layer: Path) -> None:
+    printed = play_in_tree(lay_down(source), site_text="x", options=("--check", "--diff")).printed
+    assert "+name = product" in printed
+    assert "/etc/name.conf (absent)" in printed
+    assert not (layer / "upper/etc").exists()
+
+
+@pytest.mark.parametrize("spoil", ["content", "mode", "owner"])
+def test_what_was_spoilt_is_set_right(play_in_tree: Play, source: Path, layer: Path, spoil: str) -> None:
+    play_in_tree(lay_down(source), site_text="x")
+    path = layer / "upper/etc/plain"
+    if spoil == "content":
+        path.write_text("other\n")
+    elif spoil == "mode":
+        path.chmod(0o666)
+    else:
+        os.chown(path, 4711, 0)
+    assert play_in_tree(lay_down(source), site_text="x").results[0]["paths"] == ["/etc/plain"]
+    status = path.stat()
+    assert (path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_uid) == (SOURCES["etc/plain"], 0o644, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"modes": {"/etc/*": 0o640}}, "modes: /etc/*: 416 is no mode. Remedy: write it quoted"),
+        ({"modes": {"/etc/*": "u=rw"}}, "modes: /etc/*: 'u=rw' is no mode"),
+        ({"src": "/no/such/directory"}, "/no/such/directory"),
+        ({"src": "/etc/passwd"}, "/etc/passwd: not a directory"),
+        ({"unknown": 1}, "Unsupported parameters"),
+    ],
+)
+def test_wrong_argument_is_named(play_in_tree: Play, source: Path, arguments: dict[str, Any], message: str) -> None:
+    result = play_in_tree(lay_down(source, **arguments), site_text="x").results[0]
+    assert result["failed"]
+    assert message in result["msg"]
+
+
+def test_undefined_variable_names_the_file(play_in_tree: Play, source: Path, layer: Path) -> None:
+    done = play_in_tree(lay_down(source))
+    assert done.results[0]["failed"]
+    assert "'site_text' is undefined" in done.results[0]["msg"]
+    assert "etc/data.j2" in done.printed
+    assert not (layer / "upper/etc").exists()
+
+
+def test_directory_in_the_place_of_a_file(play_in_tree: Play, source: Path, layer: Path) -> None:
+    (layer / "upper/etc/plain").mkdir(parents=True)
+    result = play_in_tree(lay_down(source), site_text="x").results[0]
+    assert result["failed"]
+    assert "/etc/plain: Is a directory. Remedy" in result["msg"]
