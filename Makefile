@@ -14,6 +14,10 @@ PRODUCT ?= gateway
 # Any value builds a development image with instrumentation, which taints its version.
 INSTRUMENTED ?=
 SCENARIO ?=
+# Directory of wheels that takes the place of pip's index. `make import` fills the default.
+WHEELS ?= $(wildcard build/wheels)
+# What `make export` wrote, for `make import`.
+ARCHIVE ?=
 # More options for the command that a target runs, as in `make build ARGS="--limit gateway -v"`.
 ARGS ?=
 
@@ -44,7 +48,7 @@ host: ## Install the few Debian packages a build needs (asks for root)
 venv: $(VENV)/.runtime ## Install Ansible and our libraries into build/venv, every file checked against its hash
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) -r requirements.txt
+	$(PIP_INSTALL) $(if $(WHEELS),--no-index --find-links $(WHEELS)) -r requirements.txt
 	touch $@
 
 dev: $(VENV)/.dev ## Add the tools of tests and checks to build/venv
@@ -65,7 +69,7 @@ requirements: dev ## Write requirements*.txt anew from requirements*.in
 
 ##@ Build
 
-.PHONY: lock pki build try export
+.PHONY: lock pki build try export import
 lock: host venv link ## Resolve the package sets and write the lock file
 	$(PLAYBOOK) playbooks/lock.yml
 
@@ -80,8 +84,11 @@ try: host venv link ## Boot a product in a VM (PRODUCT=gateway INSTRUMENTED=)
 		$(if $(INSTRUMENTED),-e '{"product_instrumentation": ["serial_root_shell"]}')
 	scripts/try build/$(PRODUCT)/current
 
-export: host venv link ## Export the locked packages as an offline mirror
+export: host venv link ## Pack all that a machine without a network needs into one archive
 	$(PLAYBOOK) playbooks/export_assets.yml
+
+import: ## Unpack such an archive for the builds of this checkout (ARCHIVE=file)
+	scripts/import-assets $(ARCHIVE)
 
 ##@ Test
 

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import apt, lock
-from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import Store
+from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import OFFLINE, Store
+from ansible_collections.vauban.fleet.plugins.plugin_utils._progress import Progress
 
 _MIB = 1024 * 1024
 
@@ -45,7 +46,7 @@ class ActionModule(ActionBase):
                 for package in damaged:
                     store.path(package.sha256).unlink()
                 if missing:
-                    store.fetch(packages, arguments["mirrors"] or apt.host_mirrors(), _Progress())
+                    store.fetch(packages, _mirrors(arguments, missing), Progress("fetched"))
         except FleetError as exc:
             raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
         size = sum(package.size for package in missing) // _MIB
@@ -61,13 +62,13 @@ class ActionModule(ActionBase):
         return dict(result)
 
 
-class _Progress:
-    """Says how far a download is, at most every second."""
-
-    def __init__(self) -> None:
-        self._said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._said >= 1 or done == total:
-            self._said = time.monotonic()
-            Display().display(f"    fetched {done // _MIB} of {total // _MIB} MiB")
+def _mirrors(arguments: Mapping[str, Any], missing: Sequence[lock.Package]) -> Mapping[str, str]:
+    try:
+        return arguments["mirrors"] or apt.host_mirrors()
+    except FleetError as exc:
+        labels = ", ".join(package.label for package in missing[:3])
+        raise FleetError(
+            f"{len(missing)} locked packages are not in the store, first {labels}; {exc.message}",
+            where=str(arguments["store"]),
+            remedy=f"{exc.remedy}; {OFFLINE}",
+        ) from exc

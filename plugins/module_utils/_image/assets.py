@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.lock import Pa
 PARALLEL_DOWNLOADS = 6
 _BATCH = 12  # files per apt-helper process: connections are reused, progress stays visible
 _APT_HELPER = "/usr/lib/apt/apt-helper"
+_UNREACHABLE = re.compile(r"resolving|resolve|connect|unreachable|timed out", re.IGNORECASE)
+OFFLINE = "a machine without a network imports an archive of playbook export_assets (docs/offline.md)"
 
 
 class Store:
@@ -92,7 +95,9 @@ class Store:
             raise FleetError(
                 f"{len(failed)} of {len(wanted)} locked packages could not be fetched:\n  " + "\n  ".join(failed[:10]),
                 where="lock file",
-                remedy="if the archive has moved on, run the playbook 'lock' again, "
+                remedy=f"check the network and fleet_mirrors; {OFFLINE}"
+                if all(_UNREACHABLE.search(error) for error in failed)
+                else "if the archive has moved on, run the playbook 'lock' again, "
                 "or set fleet_mirrors to a snapshot mirror's URL",
             )
         return wanted
