@@ -142,8 +142,9 @@ def parse(text: str) -> Lock:
         raise FleetError(f"not JSON: {exc}") from exc
     if not isinstance(data, dict):
         raise FleetError("the top level must be an object")
-    if type(data.get("format")) is not int or data["format"] != FORMAT:
-        raise FleetError(f"format {data.get('format')!r} is not supported, only {FORMAT}", where="format")
+    version = data.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or version != FORMAT:
+        raise FleetError(f"format {version!r} is not supported, only {FORMAT}", where="format")
     if odd := set(data) ^ set(_KEYS):
         raise FleetError(f"missing or unknown keys: {', '.join(sorted(odd))}")
     if not isinstance(data["architecture"], str):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import lzma
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image.kernel_modules import (
     KernelModules,
-    install,
     read_module,
     release_of,
 )
@@ -97,16 +95,6 @@ def test_unknown_names_are_all_listed(modules: KernelModules) -> None:
     """One is only in modules.order: the package does not hold its file."""
     with pytest.raises(FleetError, match=f"kernel {RELEASE} has no module named: e1000x, gone, no_such\nRemedy"):
         modules.closure(["no-such", "ext4", "gone", "e1000x"])
-
-
-@pytest.mark.skipif(shutil.which("depmod") is None, reason="kmod is not installed")
-def test_installed_modules_are_uncompressed_and_indexed(modules: KernelModules, tmp_path: Path) -> None:
-    dest = tmp_path / "dest"
-    assert set(install(modules, ["dm-crypt"], dest)) == {"dm_crypt", "dm_mod"}
-    directory = dest / "usr/lib/modules" / RELEASE
-    assert (directory / "kernel/drivers/md/dm-crypt.ko").read_bytes() == b"code of kernel/drivers/md/dm-crypt.ko.xz"
-    assert (directory / "modules.dep").exists()
-    assert not list(directory.rglob("*.xz"))
 
 
 def test_module_bytes(tree: Path) -> None:
