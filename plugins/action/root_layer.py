@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
+from ansible_collections.vauban.fleet.plugins.module_utils._image.layer import LAYER
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import remove_tree
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, remove_tree
 from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
-from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction, sandbox_at
 
 # What Ansible itself adds to a host's variables, and what this build adds: none of it configures the product.
 _FOREIGN: tuple[str, ...] = ("_", "ansible_", "rootfs_", "inventory_", "group", "omit", "playbook_dir")
@@ -67,7 +69,18 @@ class ActionModule(StepAction):
                 where="ansible.cfg: callbacks_enabled",
                 remedy="add vauban.fleet.origin to callbacks_enabled",
             )
-        return {"files": {path: entry["origin"] for entry in record for path in entry["paths"]}}
+        files = {path: entry["origin"] for entry in record for path in entry["paths"]}
+        layer = stage.output.parent
+        content = inside.call(
+            sandbox_at(arguments["sdk"], layer),
+            "_image.layer.content",
+            {},
+            binds=[Bind(stage.output, LAYER)],
+            epoch=0,
+            log=layer / "root_layer.log",
+        )
+        # Later steps look at what roles wrote, not at the variables they read: most variables do not reach the image.
+        return {"files": files, "content": _digest.of_data(content, files)}
 
 
 def _record(layer: Path) -> list[dict[str, Any]]:
