@@ -112,6 +112,7 @@ lint: dev link ## Static checks, ansible-test sanity and Galaxy's import checks
 	yamllint --strict .
 	ansible-lint
 	antsibull-changelog lint
+	antsibull-docs lint-collection-docs --plugin-docs .
 	scripts/sanity
 	$(MAKE) --no-print-directory importer
 

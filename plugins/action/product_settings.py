@@ -6,15 +6,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
 from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
+from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
 
 # A part of file names, of logical volumes (lvm(8)) and, without '+', no boot counter (systemd-boot(7)).
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
@@ -31,8 +33,7 @@ class ActionModule(ActionBase):
         "roles": {"type": "list", "elements": "str", "required": True},
         "hardware_profiles": {"type": "list", "elements": "str", "default": []},
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
-        "instrumentation": {"type": "list", "elements": "str", "default": []},
-        "keys_kind": {"type": "str", "choices": ["development", "production"], "default": "development"},
+        **SIGNING_SPEC,
     }
     _supports_check_mode = True
 
@@ -64,25 +65,33 @@ def problems(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> Iter
         yield FleetError("group builders has no host", where="inventory", remedy=remedy)
     checks: list[Callable[[], Any]] = [partial(role_path, role, task_vars) for role in arguments["roles"]]
     checks.append(partial(_data.hardware, arguments["hardware_profiles"], arguments["hardware_directories"]))
+    checks.append(partial(_keys, arguments))
     for check in checks:
         try:
             check()
         except FleetError as exc:
             yield exc
-    yield from _instrumentation(arguments["instrumentation"], arguments["keys_kind"])
+    yield from _instrumentation(arguments["instrumentation"])
 
 
-def _instrumentation(features: list[str], keys_kind: str) -> Iterator[FleetError]:
+def _keys(arguments: Mapping[str, Any]) -> None:
+    """Only development keys are made by the build itself."""
+    production = arguments["keys_kind"] == "production"
+    if production and arguments["instrumentation"]:
+        raise FleetError(
+            "production keys do not sign instrumentation",
+            where="product_instrumentation",
+            remedy="build without instrumentation, or with product_keys_kind: development",
+        )
+    if production or ProductKeys(Path(arguments["keys"])).marker.exists():
+        Signer(arguments)
+
+
+def _instrumentation(features: list[str]) -> Iterator[FleetError]:
     known = _data.read(_data.FILES / "instrumentation.yml")
     if unknown := sorted(set(features) - set(known)):
         yield FleetError(
             f"no such feature: {', '.join(unknown)}",
             where="product_instrumentation",
             remedy=f"choose from {', '.join(sorted(known))}",
-        )
-    if features and keys_kind == "production":
-        yield FleetError(
-            "production keys do not sign instrumentation",
-            where="product_instrumentation",
-            remedy="build without instrumentation, or with product_keys_kind: development",
         )

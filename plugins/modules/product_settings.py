@@ -11,7 +11,8 @@ author: Vauban maintainers (@vauban)
 version_added: 0.1.0
 description:
   - Fails with one message that names every setting that cannot work, and what to write instead.
-  - Checks also that the inventory has a host in group C(builders).
+  - Checks also that the inventory has a host in group C(builders), and that keys which are there are of the kind asked
+    for. Development keys need not be there yet.
 options:
   name:
     description: Name of the product, a lower case letter and up to 31 of C(a-z), C(0-9), C(_) and C(-).
@@ -30,20 +31,9 @@ options:
     type: list
     elements: str
     required: true
-  instrumentation:
-    description: Development features that are built in, names of C(files/instrumentation.yml).
-    type: list
-    elements: str
-    default: []
-  keys_kind:
-    description:
-      - What the keys of the product are for.
-      - V(production) refuses O(instrumentation).
-    type: str
-    choices: [development, production]
-    default: development
 extends_documentation_fragment:
   - vauban.fleet._build.hardware
+  - vauban.fleet._build.signing
   - vauban.fleet._attributes.check
 """
 
@@ -55,6 +45,7 @@ EXAMPLES = r"""
     volume_group: fleet
     roles: [vauban.fleet.core]
     hardware_profiles: [qemu_virtio]
+    keys: /srv/keys/gateway
 """
 
 RETURN = r"""

@@ -29,7 +29,8 @@ def measure(directory: Path, *options: str) -> tuple[float, float, int]:
     """Run one build; return wall and CPU seconds of the process tree, and the files it wrote in the release."""
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
     start, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [*BUILD, "--limit", "gateway", "--skip-tags", "disk_image", "-e", f"fleet_build_dir={directory}", *options]
+    place = f"fleet_build_dir={directory}"
+    command = [*BUILD, "--limit", "gateway", "--skip-tags", "disk_image", "-e", place, *options]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
