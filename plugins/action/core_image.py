@@ -61,6 +61,7 @@ class ActionModule(StepAction):
             remove_tree(directory)
         for directory in (final / "upper", final / "work", out):
             directory.mkdir(parents=True)
+        (final / "upper").chmod(0o755)  # of / in the image, whatever the umask
         finalized = inside.call(
             sandbox,
             "_image.finalize.finalize",

@@ -97,7 +97,7 @@ class ActionModule(StepAction):
             provenance.build_provenance(
                 product=arguments["product"],
                 version=arguments["version"],
-                inventory_digest=digest_of(Path(arguments["layer"]) / "upper"),
+                inventory_digest=result_of(Path(arguments["layer"]) / "upper")["inventory"],
                 collection_version=_data.collection_version(),
                 collection_digest=_digest.of_tree(*(COLLECTION / part for part in ("plugins", "roles", "files"))),
                 packages=locked.packages,
@@ -133,10 +133,13 @@ class ActionModule(StepAction):
         write_json(stage.output, manifest)
         signature = directory / f"{MANIFEST}.p7s"
         signing.sign_cms(sandbox, stage.output, signer.reference("release"), signer.certificate("release"), signature)
-        return {"artifacts": [_row(path) for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."]}
+        files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."]
+        return {"artifacts": [_row(path) for path in files]}
 
     @staticmethod
-    def _write_sbom(arguments: Mapping[str, Any], dest: Path, packages: tuple[lock.Package, ...], locked: lock.Lock) -> None:
+    def _write_sbom(
+        arguments: Mapping[str, Any], dest: Path, packages: tuple[lock.Package, ...], locked: lock.Lock
+    ) -> None:
         """A bill of materials takes longer than all the rest here, and changes with the packages only."""
         told = {name: arguments[name] for name in ("product", "version", "author")}
         inputs = {

@@ -20,6 +20,14 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepActi
 # What Ansible itself adds to a host's variables, and what this build adds: none of it configures the product.
 _FOREIGN: tuple[str, ...] = ("_", "ansible_", "rootfs_", "inventory_", "group", "omit", "playbook_dir")
 _FOREIGN += ("hostvars", "environment", "vars")
+# Where this machine keeps things: the same product comes out wherever that is.
+_PLACES = {
+    *("fleet_assets_dir", "fleet_build_dir", "fleet_export_path", "fleet_keys_dir", "fleet_lock_file", "fleet_mirrors"),
+    *("fleet_package_set_dirs", "fleet_scratch", "fleet_sdk", "product_assets_dir", "product_build_dir"),
+    *("product_export_path", "product_hardware_directories", "product_key_token", "product_keys_dir"),
+    *("product_keys_path", "product_lock_file", "product_mirrors", "product_package_set_dirs", "product_scratch"),
+    "product_sdk",
+}
 RECORD = "record.jsonl"
 
 
@@ -38,12 +46,13 @@ class ActionModule(StepAction):
         """The tree below, every variable of the host, and the files of every role that takes part."""
         variables = self.task_vars["hostvars"].raw_get(self.task_vars["inventory_hostname"])
         chosen = {name: value for name, value in variables.items() if not name.startswith(_FOREIGN)}
+        chosen = {name: value for name, value in chosen.items() if name not in _PLACES}
         layer = Path(arguments["dest"])
         roles = {str(role_path(name, self.task_vars)) for name in arguments["roles"]}
         roles |= {entry["role_path"] for entry in _record(layer) if entry["role_path"]}
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
-            "roles": _digest.of_tree(*(Path(path) for path in sorted(roles) if Path(path).is_dir())),
+            "roles": _digest.of_data(sorted(_digest.of_tree(Path(path)) for path in roles if Path(path).is_dir())),
             "list of roles": _digest.of_data(arguments["roles"]),
             **{f"variable {name}": _digest.of_data(value) for name, value in chosen.items()},
         }
@@ -80,7 +89,12 @@ class ActionModule(StepAction):
             log=layer / "root_layer.log",
         )
         # Later steps look at what roles wrote, not at the variables they read: most variables do not reach the image.
-        return {"files": files, "content": _digest.of_data(content, files)}
+        configuration = {name: digest for name, digest in stage.inputs.items() if name != "base tree"}
+        return {
+            "files": files,
+            "content": _digest.of_data(content, files),
+            "inventory": _digest.of_data(configuration),
+        }
 
 
 def _record(layer: Path) -> list[dict[str, Any]]:

@@ -111,6 +111,7 @@ class Connection(ConnectionBase):
         for name in ("upper", "work", "tmp", "aside", "mounts"):
             (self._layer / name).mkdir(parents=True, exist_ok=True)
         (self._layer / "tmp").chmod(0o1777)
+        (self._layer / "upper").chmod(0o755)  # of / in the tree, whatever the umask
         python = self._layer / "aside" / "python3"
         python.write_text(_PYTHON)
         python.chmod(0o755)

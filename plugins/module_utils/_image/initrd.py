@@ -59,7 +59,7 @@ def build(
         names |= set(content.get("modules", ()))
     kernel_modules.install(kernel_modules.KernelModules(TREE, release), sorted(names), root)
     for directory in overlay:
-        shutil.copytree(directory, root, dirs_exist_ok=True, symlinks=True)
+        _copy_own(Path(directory), root)
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -74,10 +74,23 @@ def _copy_library(root: Path) -> None:
     """The packages that an installation imports, below :data:`LIBRARY`."""
     source = Path(__file__).parent.parent
     dest = root / LIBRARY / "ansible_collections/vauban/fleet/plugins/module_utils"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source / "_install", dest / "_install", ignore=ignore)
+    _copy_own(source / "_install", dest / "_install")
     for path in source.glob("_*.py"):
-        shutil.copy(path, dest)
+        _copy_own(path, dest / path.name)
+
+
+def _copy_own(source: Path, dest: Path) -> None:
+    """Copy files of this collection; like git, take no more of a mode than whether the file is executable."""
+    if source.is_symlink():
+        dest.symlink_to(os.readlink(source))
+    elif source.is_dir():
+        dest.mkdir(parents=True, exist_ok=True)
+        for child in source.iterdir():
+            if child.name != "__pycache__":
+                _copy_own(child, dest / child.name)
+    else:
+        shutil.copyfile(source, dest)
+        dest.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
 
 
 def _lock_accounts(root: Path) -> None:

@@ -32,7 +32,7 @@ def build_provenance(
 
     It holds no time and no name of a machine, so the same inputs give the same statement.
 
-    :param inventory_digest: SHA-256 over the variables that the build read.
+    :param inventory_digest: SHA-256 over the variables and roles that configured the product.
     :param collection_digest: SHA-256 over the files of this collection (:func:`_digest.of_tree`).
     :param packages: everything locked that the build used: the product's packages and the SDK's.
     :param artifacts: the subjects.
