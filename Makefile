@@ -69,15 +69,18 @@ requirements: dev ## Write requirements*.txt anew from requirements*.in
 
 ##@ Build
 
-.PHONY: lock pki build try export import
+.PHONY: lock pki build fetch try export import
 lock: host venv link ## Resolve the package sets and write the lock file
 	$(PLAYBOOK) playbooks/lock.yml
 
 pki: host venv link ## Make the signing keys of a development set-up
 	$(PLAYBOOK) playbooks/pki.yml
 
-build: host venv link ## Build the products
-	$(PLAYBOOK) playbooks/build.yml
+build: host venv link ## Build a product (PRODUCT=gateway; PRODUCT=products builds all)
+	$(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT)
+
+fetch: host venv link ## Only fetch the packages that a product needs
+	$(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT) --tags fetch
 
 try: host venv link ## Boot a product in a VM (PRODUCT=gateway INSTRUMENTED=)
 	$(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT) \
