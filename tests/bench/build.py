@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env python
 # Copyright: (c) 2026, the vauban.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a build costs: CPU seconds of the process tree, peak memory, bytes.

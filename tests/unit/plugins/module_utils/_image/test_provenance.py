@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image.lock import Package
 from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest import Artifact
 from ansible_collections.vauban.fleet.plugins.module_utils._image.provenance import build_provenance
 
-PACKAGES = [
+PACKAGES = tuple(
     Package(name, "1", "amd64", f"{name}=1", "debian", f"pool/main/{name}_1_amd64.deb", 1, digit * 64, (set_name,))
     for name, digit, set_name in (("zlib1g", "2", "gateway"), ("bash", "1", "sdk"))
-]
-ARTIFACTS = [Artifact("uki.efi", 1, "4" * 64, "x/y"), Artifact("core.erofs", 1, "3" * 64, "x/y")]
+)
+ARTIFACTS = (Artifact("uki.efi", 1, "4" * 64, "x/y"), Artifact("core.erofs", 1, "3" * 64, "x/y"))
 
 
-def provenance(*, packages: list[Package] = PACKAGES, artifacts: list[Artifact] = ARTIFACTS) -> str:
+def provenance(*, packages: Sequence[Package] = PACKAGES, artifacts: Sequence[Artifact] = ARTIFACTS) -> str:
     statement = build_provenance(
         product="gateway",
         version="0.1.0",
