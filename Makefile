@@ -95,13 +95,13 @@ import: ## Unpack such an archive for the builds of this checkout (ARCHIVE=file)
 
 ##@ Test
 
-.PHONY: test test-all lint sanity unit integration e2e molecule molecule-changed importer bench
+.PHONY: test test-all lint sanity unit integration extended e2e molecule molecule-changed importer bench
 # Cheap stages first; integration tests run the tools of the SDK, which the build makes.
 STAGES = host lint unit build integration e2e
 test: STAGES += molecule-changed
-test-all: STAGES += molecule
+test-all: STAGES += extended molecule
 test: ## What every change must pass
-test-all: ## The same with all molecule scenarios, not only those that a change touches
+test-all: ## The same with builds from nothing and all molecule scenarios, not only those that a change touches
 test test-all:
 	@for stage in $(STAGES); do \
 		start=$$SECONDS; \
@@ -126,7 +126,10 @@ unit: dev link ## Unit tests
 	pytest tests/unit $(ARGS)
 
 integration: dev link ## Tests of modules against real tools
-	$(if $(wildcard tests/integration/*),pytest tests/integration $(ARGS))
+	pytest tests/integration -m "not extended" $(ARGS)
+
+extended: dev link ## The slow ones among them: whole builds from nothing
+	pytest tests/integration -m extended $(ARGS)
 
 e2e: dev link ## Boot the built images and try them
 	pytest tests/e2e $(ARGS)

@@ -1,7 +1,10 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Playbooks over connection rootfs. The SDK's own tree (FLEET_SDK, else build/sdk/current) is the base tree."""
+"""Playbooks over connection rootfs, and whole builds.
+
+For the former the SDK's own tree (FLEET_SDK, else build/sdk/current) is the base tree.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import builds
 import pytest
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _errors
@@ -81,3 +85,41 @@ def play_in_tree(tmp_path: Path, layer: Path) -> Play:
         return Played(json.loads((tmp_path / "results.json").read_text()), done.stdout + done.stderr)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> builds.Built:
+    """The product as root builds it from this checkout. It stays: the next run only makes what changed."""
+    if os.geteuid() != 0:
+        pytest.skip("compares with a build by root: run as root")
+    builds.require_tools()
+    place = builds.Place.below(tmp_path_factory.mktemp("reference"), **builds.REFERENCE)
+    builds.copy_checkout(place)
+    builds.share_trees()
+    return place.built()
+
+
+@pytest.fixture(scope="session")
+def user() -> Iterator[builds.User]:
+    """A new ordinary user with subordinate ids, who is gone after the tests."""
+    builds.require_users()
+    with builds.temporary_user() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def user_place(user: builds.User) -> builds.Place:
+    """The home of that user, with a checkout and the packages, where all that must not reach an image is odd."""
+    place = builds.odd_place(user)
+    builds.copy_checkout(place, private=True)
+    builds.link_assets(place)
+    user.take(place.root)
+    return place
+
+
+@pytest.fixture(scope="session")
+def rootless(reference: builds.Built, user: builds.User, user_place: builds.Place) -> builds.Built:
+    """The product as that user builds it, with the keys of the reference."""
+    shutil.copytree(builds.REFERENCE["keys"], user_place.keys)
+    user.take(user_place.keys)
+    return user_place.built()
