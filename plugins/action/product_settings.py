@@ -41,14 +41,16 @@ class ActionModule(ActionBase):
         """Check; change nothing."""
         result = super().run(tmp, task_vars)
         _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
-        found = list(problems(arguments, task_vars or {}))
+        found = list(problems(arguments, task_vars or {}, partial(role_path, action=self)))
         if found:
             failures = [problem.as_failure() for problem in found]
             raise AnsibleActionFail("\n".join(map(str, found)), result={"failure": failures[0], "failures": failures})
         return {**result, "changed": False}
 
 
-def problems(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> Iterator[FleetError]:
+def problems(
+    arguments: Mapping[str, Any], task_vars: Mapping[str, Any], find_role: Callable[[str], Any]
+) -> Iterator[FleetError]:
     """What is wrong with the settings, each with its key and remedy."""
     name, version, group = (arguments[key] for key in ("name", "version", "volume_group"))
     if not PRODUCT_NAME.fullmatch(name):
@@ -63,7 +65,7 @@ def problems(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> Iter
     if not task_vars.get("groups", {}).get("builders"):
         remedy = "add the machine that builds, normally localhost"
         yield FleetError("group builders has no host", where="inventory", remedy=remedy)
-    checks: list[Callable[[], Any]] = [partial(role_path, role, task_vars) for role in arguments["roles"]]
+    checks: list[Callable[[], Any]] = [partial(find_role, role) for role in arguments["roles"]]
     checks.append(partial(_data.hardware, arguments["hardware_profiles"], arguments["hardware_directories"]))
     checks.append(partial(_keys, arguments))
     for check in checks:

@@ -48,7 +48,7 @@ class ActionModule(StepAction):
         chosen = {name: value for name, value in variables.items() if not name.startswith(_FOREIGN)}
         chosen = {name: value for name, value in chosen.items() if name not in _PLACES}
         layer = Path(arguments["dest"])
-        roles = {str(role_path(name, self.task_vars)) for name in arguments["roles"]}
+        roles = {str(role_path(name, self)) for name in arguments["roles"]}
         roles |= {entry["role_path"] for entry in _record(layer) if entry["role_path"]}
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),

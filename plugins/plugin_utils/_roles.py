@@ -4,30 +4,29 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ansible.utils.collection_loader import AnsibleCollectionConfig
-from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
+from ansible import constants as C
+from ansible.errors import AnsibleError
+from ansible.playbook.role.definition import RoleDefinition
+from ansible.plugins.action import ActionBase
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 
-def role_path(name: str, task_vars: Mapping[str, Any]) -> Path:
-    """Where a role lies: in a collection, or in ``roles`` beside the playbook or the inventory.
+def role_path(name: str, action: ActionBase) -> Path:
+    """Where a role lies that the task's role includes, found as ansible.builtin.include_role finds it.
 
     :raises FleetError: there is no such role.
     """
-    found = _get_collection_role_path(name, [AnsibleCollectionConfig.default_collection or "vauban.fleet"])
-    if found:
-        return Path(found[1])
-    searched = [Path(task_vars[name]) / "roles" for name in ("playbook_dir", "inventory_dir") if task_vars.get(name)]
-    for directory in searched:
-        if (directory / name).is_dir():
-            return directory / name
-    raise FleetError(
-        f"no role named {name!r} in a collection or in {', '.join(map(str, searched))}",
-        where="product_roles",
-        remedy="name it namespace.collection.role, or put it in one of these directories",
-    )
+    definition = RoleDefinition(loader=action._loader, collection_list=action._task.collections)
+    try:
+        definition.preprocess_data({"role": name})
+    except AnsibleError:
+        searched = [f"{action._loader.get_basedir()}/roles", *(C.DEFAULT_ROLES_PATH or [])]
+        raise FleetError(
+            f"no role named {name!r} in a collection or in {', '.join(searched)}",
+            where="product_roles",
+            remedy="name it namespace.collection.role, or its directory in roles_path of ansible.cfg",
+        ) from None
+    return Path(definition.get_role_path())
