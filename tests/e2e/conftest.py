@@ -31,6 +31,7 @@ RELEASE = Path(os.environ.get("FLEET_RELEASE", ROOT / "build/gateway/0.1.0"))
 SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 KEYS = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "vauban.fleet/keys"
 
+
 @pytest.fixture(scope="session")
 def release() -> Path:
     if not (RELEASE / "machine" / installed.DISK).exists():
