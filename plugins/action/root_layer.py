@@ -52,7 +52,8 @@ class ActionModule(StepAction):
         roles |= {entry["role_path"] for entry in _record(layer) if entry["role_path"]}
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
-            "roles": _digest.of_data(sorted(_digest.of_tree(Path(path)) for path in roles if Path(path).is_dir())),
+            # By content: the last build may have used another copy of the same roles.
+            "roles": _digest.of_data(sorted({_digest.of_tree(Path(path)) for path in roles if Path(path).is_dir()})),
             "list of roles": _digest.of_data(arguments["roles"]),
             **{f"variable {name}": _digest.of_data(value) for name, value in chosen.items()},
         }
