@@ -11,7 +11,8 @@ version_added: 0.1.0
 author: The vauban.fleet contributors (@vauban)
 description:
   - Shows for each step of a build whether it was made or reused, why, and how long it took; other tasks only when they
-    change something or fail. A failure shows the step, the tool's own last lines and the log.
+    change something or fail, and what M(ansible.builtin.debug) says. A failure shows the step, the tool's last lines
+    and the log.
   - With C(-v) everything is shown as P(ansible.builtin.default#callback) does.
 requirements:
   - set as stdout in configuration (C(stdout_callback = vauban.fleet.progress))
@@ -27,6 +28,7 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins.callback.default import CallbackModule as Default
 
+_DEBUG = ("debug", "ansible.builtin.debug")
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
@@ -138,6 +140,11 @@ class CallbackModule(Default):
 
     def _line(self, result: Any, outcome: dict[str, Any], item: Any = None) -> None:
         changed = bool(outcome.get("changed"))
+        if result._task.action in _DEBUG:
+            said = outcome.get("msg", "")
+            for line in said if isinstance(said, list) else str(said).splitlines():
+                self._display.display(f"  {result._host.get_name():<12} {line}")
+            return
         if "reason" not in outcome and not changed:
             return
         label = _name(result._task) + (f" ({item})" if item else "")
