@@ -16,5 +16,5 @@ def test_boots_twice_under_secure_boot_and_opens_its_state_without_a_prompt(copy
             console = machine.serial.text
             machine.kill()
         assert "Secure boot enabled" in console
-        assert "systemd-cryptsetup@state.service" in console
+        assert "Finished systemd-cryptsetup@state." in console
         assert "FAILED" not in console
