@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+from cpu import adopt_orphans, cpu_seconds
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = [ROOT / "build/venv/bin/ansible-playbook", "playbooks/build.yml", "-i", "inventories/reference"]
 MIB = 1024 * 1024
@@ -28,18 +30,18 @@ MIB = 1024 * 1024
 def measure(directory: Path, *options: str) -> tuple[float, float, int]:
     """Run one build; return wall and CPU seconds of the process tree, and the files it wrote in the release."""
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
-    start, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    start, used = time.monotonic(), cpu_seconds()
     place = f"fleet_build_dir={directory}"
     command = [*BUILD, "--limit", "gateway", "--skip-tags", "disk_image", "-e", place, *options]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = cpu_seconds() - used
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
-    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
     return time.monotonic() - start, cpu, sum(before.get(path) != changed for path, changed in after.items())
 
 
 def main() -> None:
     """Measure the four cases, print a table."""
+    adopt_orphans()
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/bench").resolve()
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

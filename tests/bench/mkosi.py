@@ -23,19 +23,18 @@ Exit status 2: mkosi cannot run on this machine; the reason is printed.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from cpu import adopt_orphans, cpu_seconds
 
 from build import MIB, ROOT, measure
 
@@ -47,7 +46,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import 
 from ansible_collections.vauban.fleet.plugins.module_utils._image.bootstrap import EXCLUDED_PATHS
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, remove_tree, run_with_ids
 
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 CODENAME = "trixie"
 LOCK = ROOT / f"files/lock/{CODENAME}.lock.json"
 STORE = Store(Path.home() / ".cache/vauban.fleet/assets")
@@ -126,27 +124,6 @@ VerityMatchKey=root
 Minimize=best
 """,
 }
-
-
-def adopt_orphans() -> None:
-    """Become the parent of descendants that lose theirs (PR_SET_CHILD_SUBREAPER of prctl(2)).
-
-    bwrap ends without waiting for the first process of a PID namespace, so that the time used in a sandbox would count
-    for nobody.
-    """
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
-
-
-def cpu_seconds() -> float:
-    """CPU time of all ended child processes and theirs, orphans included."""
-    end = time.monotonic() + 10
-    with contextlib.suppress(ChildProcessError):
-        while time.monotonic() < end:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                time.sleep(0.01)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 class Mkosi:
