@@ -48,16 +48,24 @@ class ActionModule(StepAction):
         chosen = {name: value for name, value in variables.items() if not name.startswith(_FOREIGN)}
         chosen = {name: value for name, value in chosen.items() if name not in _PLACES}
         layer = Path(arguments["dest"])
-        roles = {str(role_path(name, self)) for name in arguments["roles"]}
-        roles |= {entry["role_path"] for entry in _record(layer) if entry["role_path"]}
+        roles = {name: role_path(name, self) for name in arguments["roles"]}
+        for entry in _record(layer):
+            if entry.get("role") and entry["role"] not in roles:
+                roles[entry["role"]] = self._path_of_recorded(entry)
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
-            # By content: the last build may have used another copy of the same roles.
-            "roles": _digest.of_data(sorted({_digest.of_tree(Path(path)) for path in roles if Path(path).is_dir()})),
+            "roles": _digest.of_data({name: _digest.of_tree(path) for name, path in roles.items() if path.is_dir()}),
             "list of roles": _digest.of_data(arguments["roles"]),
             **{f"variable {name}": _digest.of_data(value) for name, value in chosen.items()},
         }
         return Stage(layer / "upper", inputs)
+
+    def _path_of_recorded(self, entry: Mapping[str, str]) -> Path:
+        """A role that took part lies where it is found now; one that only another role can find, where it was."""
+        try:
+            return role_path(entry["role"], self)
+        except FleetError:
+            return Path(entry["role_path"])
 
     def build(self, arguments: Mapping[str, Any], stage: Stage) -> None:
         """Empty the layer in state ``opened``: only closing it makes it whole."""

@@ -54,6 +54,7 @@ class CallbackModule(CallbackBase):
         role = task._role
         entry = {
             "origin": f"role {role.get_name() if role else '(play)'}: {task.get_name().rpartition(' : ')[2]}",
+            "role": role.get_name() if role else "",
             "role_path": role._role_path if role else "",
             "paths": sorted(path for path, changed in after.items() if before.get(path) != changed),
         }

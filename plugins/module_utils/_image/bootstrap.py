@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_text
@@ -96,14 +98,14 @@ def make_tree(request: TreeRequest, store: Store, dest: Path, *, sandbox: Sandbo
     for package in request.unpacked:
         deb = Path(assets) / store.path(package.sha256).relative_to(store.root)
         words += [
-            f'--customize-hook=cp {deb} "$1/unpacked.deb"',
+            f'--customize-hook=cp {shlex.quote(str(deb))} "$1/unpacked.deb"',
             '--customize-hook=chroot "$1" dpkg --force-depends --unpack /unpacked.deb',
             '--customize-hook=rm "$1/unpacked.deb"',
         ]
     if request.unpacked:
         each = 'for kernel in "$1"/usr/lib/modules/*; do chroot "$1" depmod "${kernel##*/}"; done'
         words.append(f"--customize-hook={each}")
-    words += ["", root, f"deb [trusted=yes] copy:{assets} {index}/"]
+    words += ["", root, f"deb [trusted=yes] copy:{quote(assets)} {index}/"]
     environment = {"SOURCE_DATE_EPOCH": str(request.epoch)}
     if sandbox is None:
         run_with_ids(words, env=environment, log=log)
