@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -12,9 +13,11 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ class Place:
 
     :param root: everything of this build lies below; made by the test.
     :param prefix: command that runs the others, for example another user's.
+    :param environment: added to that of all places; an empty value takes a variable away.
     """
 
     root: Path
@@ -75,7 +79,7 @@ class Place:
             "PYTHONDONTWRITEBYTECODE": "1",
             **self.environment,
         }
-        assignments = [f"{name}={value}" for name, value in environment.items()]
+        assignments = [f"{name}={value}" for name, value in environment.items() if value]
         return subprocess.run(
             [*self.prefix, "env", "--ignore-environment", *assignments, *command],
             cwd=cwd or self.checkout,
@@ -125,8 +129,12 @@ class Built:
         return {name: digest(path) for name, path in self.reproducible().items()}
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance statement, without the digests of signed files."""
+        """The provenance statement, without the digests of signed files.
+
+        Nor that of the collection: a release that nothing had to be made anew for names the one that made it.
+        """
         statement: dict[str, Any] = json.loads(next(self.release.glob("*.intoto.json")).read_text())
+        del statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]
         for subject in statement["subject"]:
             if subject["name"].endswith(".efi"):
                 subject["digest"] = "signed"
@@ -240,18 +248,31 @@ def copy_checkout(place: Place, *, private: bool = False) -> None:
 
     :param private: as if it had been cloned with umask 077.
     """
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if os.path.lexists(ROOT / name):
-            (place.checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place.checkout / name, follow_symlinks=False)
+    shutil.copytree(_snapshot(), place.checkout, symlinks=True, copy_function=_copy_without_time)
     if private:
         for path in (path for path in place.checkout.rglob("*") if not path.is_symlink()):
             path.chmod(path.stat().st_mode & 0o700)
     git = ["git", "-c", "advice.defaultBranchName=false", "-C", str(place.checkout)]
     for command in (["init"], ["add", "--all"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
+
+
+@cache
+def _snapshot() -> Path:
+    """A copy that stays the same while tests run, even if somebody goes on working in the checkout."""
+    snapshot = Path(tempfile.mkdtemp(prefix="fleet-checkout-"))
+    atexit.register(shutil.rmtree, snapshot)
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if os.path.lexists(ROOT / name):
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, snapshot / name, follow_symlinks=False)
+    return snapshot
+
+
+def _copy_without_time(source: str, dest: str) -> str:
+    return str(shutil.copy(source, dest, follow_symlinks=False))
 
 
 def link_assets(place: Place, sets: Sequence[str] = SETS) -> None:
