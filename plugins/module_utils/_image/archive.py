@@ -43,7 +43,6 @@ def write_archive(
 
     :param epoch: time of each file, seconds.
     :param progress: called with (bytes written, bytes in all).
-    :raises FleetError: a file is not there.
     """
     ordered = sorted(entries, key=lambda entry: entry.name)
     total, done = sum(entry.size for entry in ordered), 0
