@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
                 if missing:
                     store.fetch(packages, _mirrors(arguments, missing), Progress("fetched"))
         except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
+            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
         size = sum(package.size for package in missing) // _MIB
         reason = f"{len(missing)} of {len(packages)} files, {size} MiB" if missing else "all files in the store"
         result.update(

@@ -46,7 +46,7 @@ class ActionModule(ActionBase):
                 keyring=Path(arguments["keyring"]),
             )
         except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
+            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
         after = {package.name: package.version for package in locked.packages}
         changed = not path.exists() or path.read_text("utf-8") != locked.as_text()
         if changed and not self._task.check_mode:

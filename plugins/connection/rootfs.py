@@ -190,4 +190,4 @@ class Connection(ConnectionBase):
                 check=False,
             )
         except FleetError as exc:
-            raise AnsibleConnectionFailure(str(exc)) from exc
+            raise AnsibleConnectionFailure(str(exc)) from None

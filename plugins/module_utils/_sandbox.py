@@ -85,7 +85,7 @@ def remove_tree(path: Path) -> None:
         run_with_ids(["rm", "-rf", "--one-file-system", path])
     except CommandError as exc:
         first = exc.completed.stderr.strip().partition("\n")[0]
-        raise FleetError(f"cannot be removed: {first}", where=str(path), remedy=ANOTHER_OWNER) from exc
+        raise FleetError(f"cannot be removed: {first}", where=str(path), remedy=ANOTHER_OWNER) from None
 
 
 def require_namespaces() -> None:

@@ -43,9 +43,9 @@ class StepAction(ActionBase):
             result.update(self._predict(arguments) if self._task.check_mode else self._reuse_or_build(arguments))
         except PermissionError as exc:
             denied = FleetError("permission denied", where=str(exc.filename), remedy=ANOTHER_OWNER)
-            raise AnsibleActionFail(str(denied), result={"failure": denied.as_failure()}) from exc
+            raise AnsibleActionFail(str(denied), result={"failure": denied.as_failure()}) from None
         except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from exc
+            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
         result["seconds"] = round(time.monotonic() - started, 1)
         return dict(result)
 

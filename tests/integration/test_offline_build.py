@@ -191,3 +191,16 @@ def test_python_that_the_wheels_are_not_for(archive: Path, tmp_path: Path) -> No
     done = script.run("scripts/import-assets", str(archive), str(tmp_path / "assets"))
     assert done.returncode != 0
     assert "Remedy: export on a machine with Python 3.99" in done.stderr
+
+
+def test_lock_without_a_network(offline: Place) -> None:
+    done = offline.play(
+        "lock",
+        fleet_lock_file=str(offline.root / "lock.json"),
+        fleet_mirrors={"debian": "http://mirror.invalid/debian", "security": "http://mirror.invalid/security"},
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert printed.count("Remedy:") == 1, printed
+    assert "fleet_mirrors: apt could not fetch the package indexes" in printed
+    assert not (offline.root / "lock.json").exists()
