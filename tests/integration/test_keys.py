@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,12 +167,14 @@ def content_info(signed_data: bytes) -> bytes:
 
 def test_firmware_variables_take_the_certificates(keys: ProductKeys, run: Run, tmp_path: Path) -> None:
     """virt-firmware enrols them into an OVMF variable store, as for a test VM."""
-    guid = str(keys.owner())
-    command = ["virt-fw-vars", "-i", "/usr/share/OVMF/OVMF_VARS_4M.fd", "-o", "/run/out/vars.fd", "--sb"]
-    command += ["--set-pk", guid, "/run/keys/PK.crt", "--add-kek", guid, "/run/keys/KEK.crt"]
-    command += ["--add-db", guid, "/run/keys/db.crt"]
-    run(*command)
-    run("virt-fw-vars", "-i", "/run/out/vars.fd", "--output-json", "/run/out/vars.json")
+    guid, directory = str(keys.owner()), keys.directory
+    run("cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", "/run/out/template.fd")
+    tool = Path(sys.executable).with_name("virt-fw-vars")  # of the Python environment: the SDK has none
+    command = [tool, "-i", tmp_path / "template.fd", "-o", tmp_path / "vars.fd", "--sb"]
+    command += ["--set-pk", guid, directory / "PK.crt", "--add-kek", guid, directory / "KEK.crt"]
+    command += ["--add-db", guid, directory / "db.crt"]
+    subprocess.run(command, check=True)
+    subprocess.run([tool, "-i", tmp_path / "vars.fd", "--output-json", tmp_path / "vars.json"], check=True)
     stored = (tmp_path / "vars.json").read_text()
     for name in ("PK", "KEK", "db"):
         assert keys.certificate(name).der.hex() in stored

@@ -30,7 +30,7 @@ REMOVE = (
 def test_user_without_subordinate_ids_is_told_what_to_type(user: User, user_place: Place) -> None:
     user.grant(add=False)
     try:
-        done = user_place.play("build")
+        done = user_place.play("build", fleet_build_dir=str(user_place.root / "empty"))
     finally:
         user.grant(add=True)
     printed = done.stdout + done.stderr

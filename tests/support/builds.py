@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,11 @@ class User:
 @contextmanager
 def temporary_user() -> Iterator[User]:
     """A user of the system, who has no files and no processes when the block ends."""
+    for entry in pwd.getpwall():
+        # One that was killed could not clean up after itself.
+        killed = re.fullmatch(r"fleet-test-(\d+)", entry.pw_name)
+        if killed and not Path(f"/proc/{killed[1]}").exists():
+            subprocess.run(["userdel", "--remove", entry.pw_name], check=True, capture_output=True)
     name = f"fleet-test-{os.getpid()}"
     subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
     try:

@@ -47,7 +47,7 @@ class TreeRequest:
     def digest(self) -> str:
         """Changes when anything that reaches the tree changes."""
         return _digest.of_data(
-            "tree-1",
+            "tree-2",
             self.epoch,
             EXCLUDED_PATHS,
             sorted(package.sha256 for package in self.packages),
@@ -92,6 +92,8 @@ def make_tree(request: TreeRequest, store: Store, dest: Path, *, sandbox: Sandbo
         f"--include={','.join(package.name for package in request.packages)}",
         "--aptopt=APT::Install-Recommends \"false\"",
         "--aptopt=Acquire::Languages \"none\"",
+        # apt gives directories to its user only if that user may look into the store.
+        "--aptopt=APT::Sandbox::User \"root\"",
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDED_PATHS),
     ]
@@ -105,6 +107,7 @@ def make_tree(request: TreeRequest, store: Store, dest: Path, *, sandbox: Sandbo
     if request.unpacked:
         each = 'for kernel in "$1"/usr/lib/modules/*; do chroot "$1" depmod "${kernel##*/}"; done'
         words.append(f"--customize-hook={each}")
+    words.append('--customize-hook=rm "$1/etc/apt/sources.list"')  # it names the store
     words += ["", root, f"deb [trusted=yes] copy:{quote(assets)} {index}/"]
     environment = {"SOURCE_DATE_EPOCH": str(request.epoch)}
     if sandbox is None:
