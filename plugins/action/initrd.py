@@ -98,10 +98,21 @@ def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
     except FileNotFoundError as exc:
         raise FleetError("role vauban.fleet.core has not run for this product", where=str(exc.filename)) from None
     if arguments["kind"] == "system":
+        mounts = (upper / "etc/fstab").read_text("utf-8").splitlines()
+        mounts = [line for line in mounts if re.search(r"^[^#].*\bx-initrd\.mount\b", line)]
+        texts["etc/fstab"] = "".join(map(_below_sysroot, mounts))
         texts["etc/crypttab"] = "".join(line for line in lines if re.search(r"^[^#].*\bx-initrd\.attach\b", line))
     elif arguments["release_certificate"]:
         texts["etc/vauban/release.crt"] = _certificate(Path(arguments["release_certificate"]))
     return texts
+
+
+def _below_sysroot(line: str) -> str:
+    """A line of fstab(5) of the core, as the initrd mounts it."""
+    what, where, kind, options, *rest = line.split()
+    kept = [option for option in options.split(",") if not option.startswith("x-")]
+    source = what if what.startswith("/dev/") else f"/sysroot{what}"
+    return " ".join([source, f"/sysroot{where}", kind, ",".join(kept), *rest]) + "\n"
 
 
 def _certificate(path: Path) -> str:
