@@ -24,6 +24,8 @@ ARGS ?=
 VENV := build/venv
 COLLECTION := build/collections/ansible_collections/vauban/fleet
 PLAYBOOK = ansible-playbook -i $(INVENTORY) $(ARGS)
+BUILD = $(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT) \
+	$(if $(INSTRUMENTED),-e '{"product_instrumentation": ["serial_root_shell"]}')
 # The files name every package, so pip resolves nothing; and it compiles nothing.
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
 	--require-hashes --no-deps --only-binary :all:
@@ -76,15 +78,14 @@ lock: host venv link ## Resolve the package sets and write the lock file
 pki: host venv link ## Make the signing keys of a development set-up
 	$(PLAYBOOK) playbooks/pki.yml
 
-build: host venv link ## Build a product (PRODUCT=gateway; PRODUCT=products builds all)
-	$(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT)
+build: host venv link ## Build a product (PRODUCT=gateway; PRODUCT=products builds all; INSTRUMENTED=)
+	$(BUILD)
 
 fetch: host venv link ## Only fetch the packages that a product needs
-	$(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT) --tags fetch
+	$(BUILD) --tags fetch
 
 try: host venv link ## Boot a product in a VM (PRODUCT=gateway INSTRUMENTED=)
-	$(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT) \
-		$(if $(INSTRUMENTED),-e '{"product_instrumentation": ["serial_root_shell"]}')
+	$(BUILD)
 	scripts/try build/$(PRODUCT)/current
 
 export: host venv link ## Pack all that a machine without a network needs into one archive
@@ -95,9 +96,9 @@ import: ## Unpack such an archive for the builds of this checkout (ARCHIVE=file)
 
 ##@ Test
 
-.PHONY: test test-all lint sanity unit integration extended e2e molecule molecule-changed importer bench
+.PHONY: test test-all builds lint sanity unit integration extended e2e molecule molecule-changed importer bench
 # Cheap stages first; integration tests run the tools of the SDK, which the build makes.
-STAGES = host lint unit build integration e2e
+STAGES = host lint unit builds integration e2e
 test: STAGES += molecule-changed
 test-all: STAGES += extended molecule
 test: ## What every change must pass
@@ -122,17 +123,21 @@ lint: dev link ## Static checks, ansible-test sanity and Galaxy's import checks
 sanity: dev ## ansible-test sanity alone (ARGS="--test validate-modules")
 	scripts/sanity $(ARGS)
 
+builds:
+	$(MAKE) --no-print-directory build INSTRUMENTED=1
+	$(MAKE) --no-print-directory build
+
 unit: dev link ## Unit tests
 	pytest tests/unit $(ARGS)
 
 integration: dev link ## Tests of modules against real tools
 	pytest tests/integration -m "not extended" $(ARGS)
 
-extended: dev link ## The slow ones among them: whole builds from nothing
-	pytest tests/integration -m extended $(ARGS)
+extended: dev link ## The slow ones among both: whole builds from nothing, long waits
+	pytest tests/integration tests/e2e -m extended $(ARGS)
 
 e2e: dev link ## Boot the built images and try them
-	pytest tests/e2e $(ARGS)
+	pytest tests/e2e -m "not extended" $(ARGS)
 
 molecule: dev link ## Molecule scenarios: all, or SCENARIO=name
 	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)
