@@ -33,7 +33,7 @@ class ActionModule(StepAction):
         "hardware_profiles": {"type": "list", "elements": "str", "default": []},
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         "release_certificate": {"type": "path"},
-        "compression_level": {"type": "int", "default": 10},
+        "compression_level": {"type": "int", "default": 6},
         "epoch": {"type": "int", "required": True},
     }
 

@@ -30,7 +30,7 @@ options:
   compression_level:
     description: Level of zstd, 1 to 19.
     type: int
-    default: 10
+    default: 6
 extends_documentation_fragment:
   - vauban.fleet._build.sdk
   - vauban.fleet._build.tree
