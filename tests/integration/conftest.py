@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Playbooks over connection rootfs, and whole builds.
 
-For the former the SDK's own tree (FLEET_SDK, else build/sdk/current) is the base tree.
+The former play in the root tree of a product that `make build` has made (FLEET_BASE, else the newest in build/trees).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from ansible_collections.vauban.fleet.plugins.module_utils import _errors
 
 ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
+SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current")).resolve()
 COLLECTIONS = Path(_errors.__file__).parents[5]
 
 
@@ -47,22 +47,29 @@ def layer(tmp_path: Path) -> Path:
     return tmp_path / "layer"
 
 
+@pytest.fixture(scope="session")
+def base() -> Path:
+    """A root tree to lay changes over; it is only read."""
+    trees = [Path(os.environ["FLEET_BASE"])] if "FLEET_BASE" in os.environ else [*ROOT.glob("build/trees/*/root")]
+    if not SDK.exists() or not trees:
+        pytest.skip("no SDK or no root tree: run 'make build', or set FLEET_SDK and FLEET_BASE")
+    return max(trees, key=lambda tree: tree.parent.stat().st_mtime)
+
+
 @pytest.fixture
-def play_in_tree(tmp_path: Path, layer: Path) -> Play:
+def play_in_tree(tmp_path: Path, layer: Path, base: Path) -> Play:
     """Run tasks in the tree, all of them even if one fails."""
-    if not SDK.is_dir():
-        pytest.skip(f"no unpacked SDK at {SDK} to serve as a tree: set FLEET_SDK")
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed: run 'make host'")
     if os.geteuid() != 0:
-        pytest.skip("the files of the SDK's tree belong to root")
+        pytest.skip("the files of the tree belong to root")
 
     def call(*tasks: Task, options: tuple[str, ...] = (), **variables: str) -> Played:
         host = {
             "ansible_connection": "vauban.fleet.rootfs",
             "ansible_python_interpreter": "/run/vauban/python3",
             "rootfs_sdk": str(SDK),
-            "rootfs_base": str(SDK),
+            "rootfs_base": str(base),
             "rootfs_layer": str(layer),
             **variables,
         }

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from .conftest import SDK, Play, Task
+from .conftest import Play, Task
 
 
 def command(*argv: str, **keywords: Any) -> Task:
@@ -68,11 +68,11 @@ def test_check_do_check_do(play_in_tree: Play, layer: Path, tmp_path: Path) -> N
     assert stat.S_ISCHR((upper / "etc/debian_version").stat().st_mode)  # how overlayfs says "deleted"
 
 
-def test_base_tree_is_only_read(play_in_tree: Play, tmp_path: Path) -> None:
-    before = (SDK / "etc/passwd").read_bytes()
+def test_base_tree_is_only_read(play_in_tree: Play, base: Path, tmp_path: Path) -> None:
+    before = (base / "etc/passwd").read_bytes()
     play_in_tree(ALICE, copy("/etc/new-file-of-the-test", "x"))
-    assert (SDK / "etc/passwd").read_bytes() == before
-    assert not (SDK / "etc/new-file-of-the-test").exists()
+    assert (base / "etc/passwd").read_bytes() == before
+    assert not (base / "etc/new-file-of-the-test").exists()
 
 
 def test_diff_shows_content(play_in_tree: Play) -> None:
