@@ -21,10 +21,6 @@ class Answer(NamedTuple):
     text: str
     status: int
 
-    @property
-    def lines(self) -> list[str]:
-        return self.text.splitlines()
-
 
 class Shell:
     """The root shell of a machine that has printed its prompt."""
