@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,12 @@ from typing import Any
 
 import pytest
 from disks import flip
-from machines import BOOT_TIMEOUT, Boot
+from machines import BOOT_TIMEOUT
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import installed
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.firmware import create_vars
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, UefiBoot
 
 DISK_SIZE = 1024 * 1024 * 1024
 REQUEST = {"disk": {"serial": "system"}}
@@ -45,33 +45,28 @@ def test_refuses_a_changed_medium_and_touches_no_disk(
     manifest: dict[str, Any],
     keys: ProductKeys,
     sandbox: Sandbox,
-    boot: Boot,
     tmp_path: Path,
 ) -> None:
-    disk, report = tmp_path / "disk.raw", tmp_path / "report.json"
-    with disk.open("wb") as stream:
-        stream.truncate(DISK_SIZE)
     files = sorted(path.name for path in changed_release.iterdir())
     installed.write_medium(sandbox, changed_release, files, REQUEST, changed_release / "medium.erofs")
     installed.write_boot_medium(sandbox, release / manifest["installer"]["file"], tmp_path / "boot.vfat")
-    create_vars(sandbox, tmp_path / "variables.fd", keys=installed.secure_boot_keys(keys))
-    spec = MachineSpec(
-        name="installer",
-        directory=tmp_path,
-        boot=UefiBoot(tmp_path / "variables.fd"),
-        disks=(
-            Disk(tmp_path / "boot.vfat", readonly=True, serial="boot", bootindex=0),
-            Disk(disk, serial="system"),
-            Disk(changed_release / "medium.erofs", readonly=True, serial="medium"),
-        ),
-        tpm=True,
-        ports={installed.REPORT_PORT: report},
-    )
-    with boot(spec) as machine:
-        machine.serial.wait_for(rf"INSTALLATION FAILED: .*{manifest['core']['file']}", timeout=BOOT_TIMEOUT)
-        machine.serial.wait_for(r"INSTALLATION FAILED\. The reason is above", timeout=BOOT_TIMEOUT)
-    reported = json.loads(report.read_text("utf-8"))
+    with pytest.raises(FleetError, match="the installer failed at 'verify release'"):
+        installed.install_in_vm(
+            sandbox,
+            name="installer",
+            directory=tmp_path,
+            boot_medium=tmp_path / "boot.vfat",
+            medium=changed_release / "medium.erofs",
+            disk_size=DISK_SIZE,
+            keys=keys,
+            timeout=BOOT_TIMEOUT,
+            say=print,
+        )
+    console = (tmp_path / "serial.log").read_text("utf-8", "replace")
+    assert re.search(rf"INSTALLATION FAILED: .*{manifest['core']['file']}", console)
+    assert "INSTALLATION FAILED. The reason is above" in console
+    reported = json.loads((tmp_path / installed.REPORT).read_text("utf-8"))
     assert reported["status"] == "failed"
     assert [(step["step"], step["status"]) for step in reported["steps"]] == [("verify release", "failed")]
     assert "SHA-256" in reported["failure"]["message"]
-    assert disk.stat().st_blocks == 0, "the disk was written to"
+    assert (tmp_path / installed.DISK).stat().st_blocks == 0, "the disk was written to"
