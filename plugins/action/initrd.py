@@ -47,7 +47,7 @@ class ActionModule(StepAction):
         self._modules = sorted({module for profile in profiles for module in profile.get("initrd_modules", [])})
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
-            "os-release and crypttab": _digest.of_data(self._texts),
+            "os-release, fstab and crypttab": _digest.of_data(self._texts),
             "contents": _digest.of_data(self._contents, self._modules, arguments["compression_level"]),
             "overlays": _digest.of_tree(*self._overlays),
             "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in _CODE[kind])),
