@@ -24,8 +24,15 @@ class ActionModule(StepAction):
     }
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Other steps know the SDK by the link."""
-        return {**super().run(tmp, task_vars), "link": str(self._task.args["dest"])}
+        """Point ``dest``, by which other steps know the SDK, to what this user can run: root the image, others the tree.
+
+        Also when the image is reused: another lock file may have been built with since.
+        """
+        result = super().run(tmp, task_vars)
+        link = Path(self._task.args["dest"])
+        if not self._task.check_mode:
+            point(link, Path(result["path"]) if os.geteuid() == 0 else Path(self._task.args["tree"]))
+        return {**result, "link": str(link)}
 
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The image lies beside the tree it was made of."""
@@ -33,7 +40,7 @@ class ActionModule(StepAction):
         return Stage(tree.parent / "sdk.erofs", {"tree": digest_of(tree)})
 
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
-        """Pack, then point ``dest`` to what this user can run: root the image, others the tree."""
+        """Pack beside the final name, then take it."""
         tree, work = Path(arguments["tree"]), stage.output.parent
         (work / "mounts").mkdir(exist_ok=True)
         new = stage.output.with_name("new.erofs")
@@ -47,5 +54,4 @@ class ActionModule(StepAction):
             log=work / "sdk_image.log",
         )
         new.rename(stage.output)
-        point(Path(arguments["dest"]), stage.output if os.geteuid() == 0 else tree)
         return {"size": stage.output.stat().st_size}

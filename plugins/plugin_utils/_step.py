@@ -129,7 +129,7 @@ def point(link: Path, target: Path) -> None:
     wanted = os.path.relpath(target, link.parent)
     if link.is_symlink() and os.readlink(link) == wanted:
         return
-    temporary = link.with_name(f".{link.name}.new")
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.new")  # products that share a link are built side by side
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(wanted)
     temporary.rename(link)
