@@ -24,7 +24,7 @@ class ActionModule(StepAction):
     }
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Point ``dest``, by which other steps know the SDK, to what this user can run: root the image, others the tree.
+        """Point ``dest``, by which other steps know the SDK, to what this user can run: root the image, else the tree.
 
         Also when the image is reused: another lock file may have been built with since.
         """

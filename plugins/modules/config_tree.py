@@ -12,7 +12,9 @@ description:
   - Renders the files of a directory on the controller and gives the target exactly these contents and modes, in one
     module call however many files there are. Files ending in C(.j2) are templates; the suffix is dropped.
   - Directories that are missing are made with mode 0755. Everything belongs to the user the task runs as,
-    normally root. Nothing is ever removed.
+    normally root.
+  - C({variable}) in the name of a file or directory stands for each element of that list variable. The file is laid
+    down once for each element, under the element's C(name), and a template finds the element in C(item).
 options:
   src:
     description: Directory on the controller whose files are laid down below O(dest).
@@ -27,6 +29,12 @@ options:
       the source is executable.
     type: dict
     default: {}
+  purge:
+    description: Shell patterns of paths on the target. Files that match one and are not laid down are removed, so that
+      what left a list leaves the target too.
+    type: list
+    elements: str
+    default: []
   files:
     description: Set by the action plugin.
     type: list
@@ -47,11 +55,21 @@ EXAMPLES = r"""
     src: "{{ role_path }}/files/root"
     modes:
       /etc/keys/*: "0600"
+
+# Below the directory lies usr/share/greetings/{greetings}.txt.j2, which says {{ item.text }}.
+- name: Lay down one file for each greeting, and remove those of earlier runs
+  vauban.fleet.config_tree:
+    src: "{{ role_path }}/templates/root"
+    purge: [/usr/share/greetings/*.txt]
+  vars:
+    greetings:
+      - {name: morning, text: Good morning}
+      - {name: evening, text: Good evening}
 """
 
 RETURN = r"""
 paths:
-  description: The files that were written, or would be in check mode.
+  description: The files that were written or removed, or would be in check mode.
   returned: always
   type: list
   elements: str
@@ -59,6 +77,7 @@ paths:
 """
 
 import base64
+import glob
 import os
 from pathlib import Path
 
@@ -87,6 +106,7 @@ def main() -> None:
             "src": {"type": "path", "required": True},
             "dest": {"type": "path", "default": "/"},
             "modes": {"type": "dict", "default": {}},
+            "purge": {"type": "list", "elements": "str", "default": []},
             "files": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
@@ -114,6 +134,23 @@ def main() -> None:
         if not module.check_mode:
             with replacing_file(path, mode=mode) as temporary:
                 temporary.write_bytes(content)
+    kept = {item["path"] for item in module.params["files"]}
+    for name in sorted({name for pattern in module.params["purge"] for name in glob.glob(pattern)} - kept):
+        path = Path(name)
+        if path.is_dir() and not path.is_symlink():
+            continue
+        before, mode, owner = _read(path)
+        changed.append(name)
+        diff.append(
+            {
+                "before": (before or b"").decode("utf-8", "replace"),
+                "after": "",
+                "before_header": _header(path, mode, owner),
+                "after_header": f"{path} (absent)",
+            }
+        )
+        if not module.check_mode:
+            path.unlink()
     module.exit_json(changed=bool(changed), paths=changed, diff=diff)
 
 

@@ -121,3 +121,40 @@ def test_directory_in_the_place_of_a_file(play_in_tree: Play, source: Path, laye
     result = play_in_tree(lay_down(source), site_text="x").results[0]
     assert result["failed"]
     assert "/etc/plain: Is a directory. Remedy" in result["msg"]
+
+
+def test_one_file_for_each_element_of_a_list(play_in_tree: Play, tmp_path: Path, layer: Path) -> None:
+    """An element that left the list leaves the target, if the role says that it owns the files."""
+    path = tmp_path / "root/etc/greetings/{greetings}.d/text.j2"
+    path.parent.mkdir(parents=True)
+    path.write_text("{{ item.text }} from {{ inventory_hostname }}\n")
+    task = lay_down(tmp_path / "root", purge=["/etc/greetings/*.d/*"])
+    both, one = ([{"name": name, "text": f"good {name}"} for name in names] for names in (("a", "b"), ("b",)))
+    written = layer / "upper/etc/greetings"
+    first = play_in_tree({**task, "vars": {"greetings": both}}).results[0]
+    assert first["paths"] == ["/etc/greetings/a.d/text", "/etc/greetings/b.d/text"]
+    assert (written / "a.d/text").read_text() == "good a from product\n"
+    runs = [
+        play_in_tree({**task, "vars": {"greetings": one}}, options=options).results[0]
+        for options in (("--check", "--diff"), (), ())
+    ]
+    assert [run["paths"] for run in runs] == [["/etc/greetings/a.d/text"]] * 2 + [[]]
+    assert not (written / "a.d/text").exists()
+    assert (written / "b.d/text").read_text() == "good b from product\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("text", "greetings: must be a list"),
+        ([{"text": "no name"}], "greetings: name: None cannot name a file"),
+        ([{"name": "../passwd"}], "greetings: name: '../passwd' cannot name a file"),
+        ([".."], "greetings: name: '..' cannot name a file"),
+    ],
+)
+def test_names_stay_inside_the_directory(play_in_tree: Play, tmp_path: Path, value: Any, message: str) -> None:
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "root/etc/{greetings}").write_text("x")
+    result = play_in_tree({**lay_down(tmp_path / "root"), "vars": {"greetings": value}}).results[0]
+    assert result["failed"]
+    assert message in result["msg"]
