@@ -1,0 +1,78 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""The public part of the site's PKI: whether certificates are there, fit and last."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem
+
+AUTHORITIES = "ca"
+HOSTS = "hosts"
+_CURVES = ("secp256r1", "brainpoolP256r1")
+
+
+def judge(plan: Plan, directory: Path) -> tuple[list[Problem], list[Problem]]:
+    """What is wrong with the certificates below ``directory``, and what soon will be.
+
+    A certificate that is not there yet is no error: hosts get theirs when they are enrolled.
+    """
+    errors: list[Problem] = []
+    warnings: list[Problem] = []
+    now = datetime.now(UTC)
+    soon = now + timedelta(days=plan.site.pki.warn_days)
+    for path in [*sorted((directory / AUTHORITIES).glob("*.pem")), *sorted((directory / HOSTS).glob("*.pem"))]:
+        name = path.stem if path.parent.name == HOSTS else None
+        where = ("hosts", plan.members[name].key) if name in plan.members and name else ("pki", "directory")
+        try:
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        except (ValueError, OSError) as exc:
+            errors.append(Problem(where, f"{path}: is no certificate ({exc})", "replace it"))
+            continue
+        day = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+        if certificate.not_valid_after_utc <= now:
+            errors.append(Problem(where, f"{path}: ended on {day}", "renew it with playbook site_pki"))
+        elif certificate.not_valid_after_utc <= soon:
+            warnings.append(Problem(where, f"{path}: ends on {day}", "renew it with playbook site_pki"))
+        errors += _kind(certificate, path, where)
+        if name is not None:
+            errors += _identity(plan, certificate, path, name)
+    return errors, warnings
+
+
+def _kind(certificate: x509.Certificate, path: Path, where: tuple[str, str]) -> list[Problem]:
+    """Profile dr: ECDSA on a 256-bit curve with SHA-256, through the whole chain."""
+    key = certificate.public_key()
+    found = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
+    if found not in _CURVES:
+        return [Problem(where, f"{path}: its key is {found}", f"use a key on {' or '.join(_CURVES)}")]
+    algorithm = certificate.signature_hash_algorithm
+    if algorithm is None or algorithm.name != "sha256":
+        said = algorithm.name if algorithm else "none"
+        return [Problem(where, f"{path}: is signed with {said}", "sign with ECDSA and SHA-256")]
+    return []
+
+
+def _identity(plan: Plan, certificate: x509.Certificate, path: Path, name: str) -> list[Problem]:
+    if name not in plan.members:
+        return [Problem(("pki", "directory"), f"{path}: there is no host {name}", "revoke it, then remove the file")]
+    wanted = {plan.fqdn(name)}
+    if name in plan.gateways:
+        wanted.add(plan.gateway_identity(plan.gateways[name]))
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = set(names.get_values_for_type(x509.DNSName))
+    except x509.ExtensionNotFound:
+        found = set()
+    if missing := sorted(wanted - found):
+        where = ("hosts", plan.members[name].key)
+        return [Problem(where, f"{path}: does not name {', '.join(missing)}", "issue it anew with playbook site_pki")]
+    return []

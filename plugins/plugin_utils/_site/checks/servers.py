@@ -1,0 +1,96 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""Time, logs and people: whether hosts can reach what they are told to use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Service
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, unknown
+
+
+def servers(plan: Plan) -> Iterator[Problem]:
+    """Time and logs: the hosts are there, in the tunnel, and policy lets the others reach them."""
+    for key, hosts_key, part in (("time", "servers", plan.site.time), ("logs", "collectors", plan.site.logs)):
+        if part is None:
+            continue
+        names: list[str] = getattr(part, hosts_key)
+        if part.via not in plan.site.tunnels:
+            yield unknown((key, "via"), "tunnel", part.via, plan.site.tunnels)
+            continue
+        if part.service not in plan.site.services:
+            yield unknown((key, "service"), "service", part.service, plan.site.services)
+            continue
+        known = [name for name in names if name in plan.members]
+        for index, name in enumerate(names):
+            if name not in plan.members:
+                yield Problem((key, hosts_key, index), f"there is no host {name}", "add it to hosts")
+            elif name not in plan.tunnel_hosts[part.via]:
+                yield Problem(
+                    (key, hosts_key, index), f"{name} is not in tunnel {part.via}", "add it to a zone of its peers"
+                )
+        yield from _unreached(plan, key, part.via, part.service, known)
+    logs = plan.site.logs
+    service = plan.site.services.get(logs.service) if logs is not None else None
+    if logs is not None and service is not None and not _covers(service, logs.port):
+        yield Problem(("logs", "port"), f"service {logs.service} has no TCP port {logs.port}", "add it to the service")
+
+
+def _unreached(plan: Plan, key: str, via: str, service: str, names: list[str]) -> Iterator[Problem]:
+    rules = [rule for rule in plan.site.policy if rule.via == via and service in rule.services]
+    for name in names:
+        asking = {
+            host
+            for rule in rules
+            if any(zone in plan.zones and name in plan.zones[zone].hosts for zone in rule.destinations)
+            for zone in rule.sources
+            if zone in plan.zones
+            for host in plan.zones[zone].hosts
+        }
+        missing = sorted(plan.tunnel_hosts[via] - asking - set(names))
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            problem = f"no policy lets {missing[0]}{more} reach {name} by {service} via {via}"
+            yield Problem((key,), problem, "add a rule to policy")
+
+
+def _covers(service: Service, port: int) -> bool:
+    return any(
+        port == item if isinstance(item, int) else int(item.split("-")[0]) <= port <= int(item.split("-")[1])
+        for item in service.tcp
+    )
+
+
+def access(plan: Plan) -> Iterator[Problem]:
+    if plan.site.access is None:
+        return
+    for role, part in (("admin", plan.site.access.admin), ("audit", plan.site.access.audit)):
+        path: Path = ("access", role)
+        unit = f"sshd@{role}.service"
+        if part.via not in plan.site.tunnels:
+            yield unknown((*path, "via"), "tunnel", part.via, plan.site.tunnels)
+        elif unit not in plan.site.tunnels[part.via].members:
+            yield Problem(
+                (*path, "via"), f"{unit} is not a member of {part.via}", f"add it to tunnels.{part.via}.members"
+            )
+        if not part.authorities and not part.keys:
+            yield Problem(path, "nobody can log in", "give authorities and principals, or keys")
+        if part.authorities and not part.principals:
+            yield Problem((*path, "principals"), "is missing", "name who of the authority's people may")
+        for key in ("authorities", "keys"):
+            for index, text in enumerate(getattr(part, key)):
+                yield from _public_key(text, (*path, key, index))
+
+
+_KEY_TYPES = ("ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "sk-ecdsa-sha2-nistp256@openssh.com")
+
+
+def _public_key(text: str, path: Path) -> Iterator[Problem]:
+    if "PRIVATE KEY" in text:
+        yield Problem(path, "is a private key", "take it out of the file, replace the key, and give its public half")
+    elif text.split()[0] not in _KEY_TYPES or len(text.split()) < 2:
+        yield Problem(path, "is no public key of a kind that is accepted", f"use one of {', '.join(_KEY_TYPES)}")

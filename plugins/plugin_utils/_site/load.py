@@ -1,0 +1,76 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""The whole way from a site file to its plan."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site import certificates, meaning, source
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site import plan as address_plan
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, describe
+
+PRODUCTS = _data.FILES / "products.yml"
+
+
+@dataclass(frozen=True)
+class LoadedSite:
+    """A site without contradictions.
+
+    :param digest: SHA-256 of the site file.
+    :param warnings: what will go wrong later, as lines for people.
+    """
+
+    source: source.Source
+    plan: Plan
+    warnings: tuple[str, ...]
+
+    @property
+    def file(self) -> Path:
+        """Path of the site file."""
+        return Path(self.source.file)
+
+
+_cache: dict[tuple[str, int, int], LoadedSite] = {}
+
+
+def load(file: Path) -> LoadedSite:
+    """Read and judge a site file; a file that has not changed since is not read again.
+
+    The inventory plugin fills the cache, and the processes that run tasks inherit it.
+
+    :raises SiteError: all that is wrong with it.
+    """
+    path = file.resolve()
+    try:
+        status = os.stat(path)
+    except OSError:
+        return _load(path)
+    key = (str(path), status.st_mtime_ns, status.st_size)
+    if key not in _cache:
+        _cache.clear()
+        _cache[key] = _load(path)
+    return _cache[key]
+
+
+def _load(file: Path) -> LoadedSite:
+    found = source.read(file)
+    plan, problems = address_plan.make(found.site, _data.read(PRODUCTS))
+    problems += meaning.problems(plan)
+    if problems:
+        raise found.error(problems)
+    errors, warnings = certificates.judge(plan, file.parent / found.site.pki.directory)
+    if errors:
+        raise found.error(errors)
+    return LoadedSite(found, plan, tuple(_line(found, warning) for warning in warnings))
+
+
+def _line(found: source.Source, warning: Problem) -> str:
+    (line, problem), *_none = found.error([warning]).problems
+    return describe(found.file, line, problem)

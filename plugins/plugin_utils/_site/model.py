@@ -1,0 +1,351 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""The site model: what an admin writes in ``*.site.yml``, and its shape.
+
+Descriptions here are the reference: ``docs/site-model.md`` and the JSON Schema for editors are made from them. What a
+value means beside others is judged in :mod:`meaning`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+OUTER = "outer"  # what a rule goes through if not a tunnel; no tunnel may be named so
+
+
+# What a text that has to match a pattern is, for messages.
+KINDS: dict[str, str] = {}
+
+
+def _text(pattern: str, length: int, what: str) -> StringConstraints:
+    whole = f"^(?:{pattern})$"
+    KINDS[whole] = what
+    return StringConstraints(pattern=whole, max_length=length, min_length=1)
+
+
+# A label of a host name (RFC 1123), and what is part of one.
+Name = Annotated[str, _text("[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", 63, "name")]
+# A name that nft and Linux interfaces take too (IFNAMSIZ is 16, with the final zero).
+ShortName = Annotated[str, _text("[a-z][a-z0-9_-]*", 15, "short name")]
+Identifier = Annotated[str, _text("[a-z][a-z0-9_]*", 31, "identifier")]
+# Several hosts at once: lyon-laptop-[001:120], as in Ansible's own inventories.
+HostPattern = Annotated[
+    str, _text(r"[a-z0-9](?:[a-z0-9-]|\[[0-9]+:[0-9]+(?::[0-9]+)?\])*", 63, "name of a host or range of names")
+]
+Domain = Annotated[str, _text(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*", 180, "domain")]
+HostName = Annotated[str, _text(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*", 253, "host name")]
+Mac = Annotated[str, _text("[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}", 17, "hardware address"), AfterValidator(str.lower)]
+Unit = Annotated[str, _text(r"[A-Za-z0-9:_.@\\-]+\.(?:service|socket|timer|path)", 255, "unit")]
+User = Annotated[str, _text("[a-z_][a-z0-9_-]*", 31, "user")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+PortRange = Annotated[str, _text("[0-9]{1,5}-[0-9]{1,5}", 11, "range of ports")]
+Line = Annotated[str, _text(r"[^\n]+", 1000, "line")]
+
+
+class Part(BaseModel):
+    """Base of all parts: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class AddressPair(Part):
+    """One network, IPv4, IPv6 or both."""
+
+    ipv4: IPv4Network | None = None
+    """IPv4 network in CIDR notation, without host bits."""
+    ipv6: IPv6Network | None = None
+    """IPv6 network in CIDR notation, without host bits. Only where the site has ``ipv6: on``."""
+
+    @model_validator(mode="after")
+    def _some(self) -> AddressPair:
+        if self.ipv4 is None and self.ipv6 is None:
+            raise ValueError("neither ipv4 nor ipv6 is given; give one of them")
+        return self
+
+
+class Route(Part):
+    """A route beside that to the router."""
+
+    destination: Network
+    """Network that is reached by it."""
+    via: Address
+    """Next hop, an address on the network."""
+
+
+class PlaceNetwork(AddressPair):
+    """A physical network of a place."""
+
+    dhcp: bool = False
+    """Whether hosts get their addresses by DHCP. Then no rule can name a host by its address on this network."""
+    routers: list[Address] = []
+    """Default routers, at most one of each family."""
+    routes: list[Route] = []
+    """Further routes."""
+    dns: list[Address] = []
+    """Resolvers. The network outside the tunnels needs none where gateways are given by address."""
+    tunnel: ShortName | None = None
+    """The tunnel whose gateways lead into this network; none for a network outside all tunnels."""
+
+
+class Gateways(Part):
+    """The gateways of a place, one or a pair."""
+
+    hosts: Annotated[list[Name], Field(min_length=1, max_length=2)]
+    """The hosts, the preferred one first."""
+    network: Name = "outer"
+    """The network of the place on which peers reach them."""
+    addresses: Annotated[list[Address], Field(max_length=2)] = []
+    """The address that peers know, at most one of each family. A pair shares it; one gateway has its own unless set."""
+
+
+class Place(Part):
+    """A place: a building, a data centre, a country office."""
+
+    number: Annotated[int, Field(ge=0, le=65535)]
+    """Which slice of each tunnel's pool is this place's. It never changes once hosts are there: addresses follow it."""
+    networks: dict[Name, PlaceNetwork] = {}
+    """Physical networks by name."""
+    gateways: Gateways | None = None
+    """What the tunnels of the hosts of this place lead to."""
+
+
+class Pool(AddressPair):
+    """Inner addresses of a tunnel. A host's is the one at its number in the slice of its place."""
+
+    place_prefix: Annotated[int, Field(ge=8, le=30)] = 24
+    """Prefix length of a place's slice of the IPv4 pool. The slice of the IPv6 pool is always a /64."""
+
+
+class Tunnel(Part):
+    """A VPN: one network namespace, one XFRM interface, the services that live in it."""
+
+    if_id: Annotated[int, Field(ge=1, le=0xFFFFFFFF)]
+    """Identifier of the XFRM interface, the same on every host."""
+    pool: Pool
+    """Where the inner addresses of its hosts come from."""
+    peers: Annotated[list[Identifier], Field(min_length=1)]
+    """Zones whose hosts have this tunnel. Gateways of their places always have it."""
+    selectors: list[Network] = []
+    """What a host reaches through it (traffic selectors). Unless set: the pool and the tunnel's networks."""
+    members: list[Unit] = []
+    """Units that live in the tunnel's namespace, on each host whose product has them."""
+    mtu: Annotated[int, Field(ge=1280, le=9000)] = 1400
+    """Largest packet inside, bytes. ESP in UDP needs about 80 more."""
+    dns: list[Address] = []
+    """Resolvers inside the tunnel. Unless set nothing is resolved there but the hosts of the site that it reaches."""
+
+
+class Zone(Part):
+    """A named set of hosts and networks that rules speak of."""
+
+    products: list[Identifier] = []
+    """Hosts of these products."""
+    places: list[Name] = []
+    """Only of these places, if ``products`` is given; else all hosts of these places."""
+    hosts: list[Annotated[str, _text(r"[a-z0-9*?\[\]!-]+", 63, "name or pattern")]] = []
+    """Hosts by name or shell pattern."""
+    networks: list[Annotated[str, _text("[a-z0-9-]+/[a-z0-9-]+", 127, "place/network")]] = []
+    """Networks as ``place/network``."""
+    addresses: list[Network] = []
+    """Networks that the site does not describe, for rules with ``via: outer``."""
+    without: list[Annotated[str, _text(r"[a-z0-9*?\[\]!-]+", 63, "name or pattern")]] = []
+    """Hosts to leave out, by name or shell pattern."""
+
+
+class Service(Part):
+    """What may be reached: protocol, ports, and who may ask for it."""
+
+    tcp: list[Port | PortRange] = []
+    """TCP ports, numbers or ranges as ``"6000-6010"``."""
+    udp: list[Port | PortRange] = []
+    """UDP ports."""
+    icmp: bool = False
+    """Echo requests. Errors that belong to a connection pass anyway."""
+    user: User | None = None
+    """The only user whose processes may send it. Unless set any user may."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Service:
+        if not (self.tcp or self.udp or self.icmp):
+            raise ValueError("no port is given; give tcp, udp or icmp")
+        return self
+
+
+class Rule(Part):
+    """Who may reach what. Everything else is refused."""
+
+    sources: Annotated[list[Identifier], Field(alias="from", min_length=1)]
+    """Zones that ask."""
+    destinations: Annotated[list[Identifier], Field(alias="to", min_length=1)]
+    """Zones that answer."""
+    services: Annotated[list[Identifier], Field(min_length=1)]
+    """What they may reach there."""
+    via: ShortName
+    """The tunnel it goes through; ``outer`` for the network outside, in clear."""
+    comment: Line | None = None
+    """Why, for the report and for the counters of the ruleset."""
+
+
+class RawRule(Part):
+    """A rule in nft's own words, for what the model cannot say. It is checked by nft and shown in the report."""
+
+    zone: Identifier
+    """Hosts that get it."""
+    ruleset: ShortName
+    """``host``, or the tunnel whose namespace gets it."""
+    chain: Literal["input", "forward", "output"]
+    """Chain that gets it, before the rule that logs and refuses."""
+    rule: Line
+    """The statement, as in nft(8), without the chain."""
+    reason: Line
+    """Why the model is not enough; it is shown in the report."""
+
+
+class Interface(Part):
+    """A network interface of a host; it gets the name of its key."""
+
+    network: Name | None = None
+    """Network of the host's place. Unless set: the one named as the interface."""
+    mac: Mac | None = None
+    """Hardware address by which the interface is known."""
+    path: Line | None = None
+    """Or its path (``ID_PATH`` of udev), as ``pci-0000:00:03.0``; patterns are allowed."""
+    dhcp: bool | None = None
+    """Overrides that of the network."""
+    addresses: list[Address] = []
+    """Overrides the rule that a host has the address at its number in the network."""
+
+
+class Host(Part):
+    """A machine."""
+
+    product: Identifier
+    """What is installed on it."""
+    place: Name
+    """Where it belongs. A laptop keeps it when it travels."""
+    number: Annotated[int, Field(ge=1, le=0xFFFFFF)]
+    """Unique in its place; its addresses follow from it, so it never changes. A range counts up from it."""
+    interfaces: dict[ShortName, Interface] = {}
+    """Its network interfaces. Unless set: DHCP on whatever is wired."""
+    addresses: dict[ShortName, list[Address]] = {}
+    """Inner addresses by tunnel, in place of those that follow from the number."""
+    profile: Literal["dr", "modern"] | None = None
+    """Overrides ``ipsec.profile``."""
+
+
+class Ipsec(Part):
+    """Cryptography of the tunnels."""
+
+    profile: Literal["dr", "modern"] = "dr"
+    """``dr``: ECDSA and Diffie-Hellman on 256-bit curves, AES-256. ``modern`` adds ML-KEM-768 if both ends have it."""
+
+
+class Time(Part):
+    """Where hosts take their time from."""
+
+    servers: Annotated[list[Name], Field(min_length=1)]
+    """Hosts that serve time."""
+    via: ShortName
+    """The tunnel they are reached through."""
+    service: Identifier
+    """The service by which policy lets hosts reach them."""
+    upstream: list[HostName] = []
+    """Where the servers take theirs from, with NTS."""
+
+
+class Logs(Part):
+    """Where hosts send their logs."""
+
+    collectors: Annotated[list[Name], Field(min_length=1, max_length=2)]
+    """Hosts that collect them; the second takes over when the first cannot be reached."""
+    via: ShortName
+    """The tunnel they are reached through."""
+    service: Identifier
+    """The service by which policy lets hosts reach them."""
+    port: Port = 2514
+    """TCP port of the collector."""
+
+
+class RoleAccess(Part):
+    """How people in a role reach the hosts."""
+
+    via: ShortName
+    """The tunnel in which the role's sshd listens."""
+    authorities: list[Line] = []
+    """Public keys of ssh certificate authorities."""
+    principals: list[Name] = []
+    """Principals that a certificate has to name one of."""
+    keys: list[Line] = []
+    """Public keys that need no certificate."""
+
+
+class Access(Part):
+    """The two roles of people. There is no third, and none is root."""
+
+    admin: RoleAccess
+    """May change the listed configuration."""
+    audit: RoleAccess
+    """May read the journal."""
+
+
+class Pki(Part):
+    """Certificates of the site."""
+
+    directory: Line = "pki"
+    """Where the public part lies, from the directory of the site file on: ``ca/*.pem`` and ``hosts/NAME.pem``."""
+    warn_days: Annotated[int, Field(ge=0, le=3650)] = 30
+    """A certificate that ends within so many days is reported."""
+
+
+class Product(Part):
+    """What a product of the site's own brings."""
+
+    units: list[Unit]
+    """Its units that tunnels may have as members."""
+
+
+class Site(Part):
+    """The whole site."""
+
+    plugin: Literal["vauban.fleet.site"] | None = None
+    """Lets Ansible find the inventory plugin where ``ansible.cfg`` does not name it."""
+    site: Name
+    """Name of the site; that of the output directory too."""
+    domain: Domain
+    """Domain of all hosts. A host's identity in certificates is ``HOST.DOMAIN``."""
+    ipv6: bool = False
+    """``off`` refuses IPv6 in the kernel and in every ruleset; it is not merely left out."""
+    ipsec: Ipsec = Ipsec()
+    """Cryptography of the tunnels."""
+    pki: Pki = Pki()
+    """Certificates."""
+    places: Annotated[dict[Name, Place], Field(min_length=1)]
+    """Places by name."""
+    tunnels: dict[ShortName, Tunnel] = {}
+    """Tunnels by name, which is that of the namespace and of the interface too."""
+    zones: dict[Identifier, Zone] = {}
+    """Zones by name."""
+    services: dict[Identifier, Service] = {}
+    """Services by name."""
+    policy: list[Rule] = []
+    """All that is allowed."""
+    raw: list[RawRule] = []
+    """Rules that the model cannot express."""
+    time: Time | None = None
+    """Time."""
+    logs: Logs | None = None
+    """Logs."""
+    access: Access | None = None
+    """People."""
+    products: dict[Identifier, Product] = {}
+    """Products beside those of the collection (``files/products.yml``)."""
+    hosts: Annotated[dict[HostPattern, Host], Field(min_length=1)]
+    """Hosts by name, or ranges of them."""

@@ -1,0 +1,70 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a site, in words for the person who writes it.
+
+    :param path: keys from the top of the file to the value.
+    :param message: what is wrong, with the value.
+    :param remedy: what to do.
+    """
+
+    path: Path
+    message: str
+    remedy: str
+
+
+class SiteError(Exception):
+    """A site that cannot be used. Holds every problem, not the first.
+
+    :param problems: each with the line it stands on, 1-based; 0 for the file as a whole.
+    """
+
+    def __init__(self, file: str, problems: Iterable[tuple[int, Problem]]) -> None:
+        self.file = file
+        self.problems = sorted(problems, key=lambda item: (item[0], [str(key) for key in item[1].path]))
+        super().__init__("\n".join(describe(file, line, problem) for line, problem in self.problems))
+
+
+def describe(file: str, line: int, problem: Problem) -> str:
+    """``file:line: key: what. Remedy: how.``"""
+    place = f"{file}:{line}" if line else file
+    key = f" {dotted(problem.path)}:" if problem.path else ""
+    return f"{place}:{key} {problem.message}. Remedy: {problem.remedy}"
+
+
+def dotted(path: Path) -> str:
+    """The path as ``places.paris.networks[2]``."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text
+
+
+def shown(value: Any) -> str:
+    """A value as an admin would write it, cut to a readable length."""
+    text = str(value) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unknown(path: Path, what: str, name: str, known: Iterable[str]) -> Problem:
+    """A name that nothing has."""
+    return Problem(path, f"there is no {what} {name}", choose(known))
+
+
+def choose(known: Iterable[str]) -> str:
+    """The remedy for a name that nothing has."""
+    names = list(known)
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"choose from {', '.join(names[:12])}{more}" if names else "describe it first"
