@@ -1,0 +1,414 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the IPsec profiles accept and refuse: two real daemons, certificates of all kinds, packets on the wire.
+
+The configuration is that of the roles. ESP runs in user space, which knows no extended sequence numbers: where packets
+are to flow, both ends go without, and nothing else differs.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import rendering
+import yaml
+from certificates import BRAINPOOL, DAY, NOW, P256, Authority, Certificate, ec_key, pem, rsa_key
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from ipsec import Daemon, wait_for
+from lab import SHARED, Lab, lab
+
+CLIENT, GATEWAY = "client.example", "gateway.example"
+CLIENT_ADDRESS, GATEWAY_ADDRESS = "192.0.2.1", "192.0.2.2"
+INSIDE, BEYOND = "10.0.0.1", "10.1.0.1"
+CONSTANTS = yaml.safe_load((rendering.ROLES / "strongswan/vars/main.yml").read_text())
+DR = CONSTANTS["__strongswan_profiles"]["dr"]
+REFUSES = pytest.mark.parametrize("refusing", ["client", "gateway"])
+Change = Callable[[str], str]
+
+
+def unchanged(text: str) -> str:
+    return text
+
+
+def without_esn(text: str) -> str:
+    return text.replace("-esn", "-noesn")
+
+
+def instead(old: str, new: str) -> Change:
+    """The configuration of a peer that does otherwise; packets may flow."""
+
+    def change(text: str) -> str:
+        return without_esn(text).replace(old, new)
+
+    return change
+
+
+def accepting_anything(text: str) -> str:
+    """The configuration of a peer that authenticates itself, and others, as its certificate allows."""
+    return re.sub(r"auth = .*", "auth = pubkey", without_esn(text)).replace("revocation = strict", "revocation = relaxed")
+
+
+class Pair:
+    """A client and a gateway."""
+
+    def __init__(self, made: Lab) -> None:
+        self.lab = made
+        self.daemons = {"client": Daemon(made, "client"), "gateway": Daemon(made, "gateway")}
+        self.client, self.gateway = self.daemons.values()
+        self.root = Authority.root("Root")
+        self.own = {"client": self.root.issue(CLIENT), "gateway": self.root.issue(GATEWAY)}
+
+    def configure(self, end: str, *, change: Change = without_esn, **options: Any) -> None:
+        """Give an end the configuration of its role, with these exceptions."""
+        initiator = end == "client"
+        here, there = (CLIENT, GATEWAY) if initiator else (GATEWAY, CLIENT)
+        local, remote = (INSIDE, BEYOND) if initiator else (BEYOND, INSIDE)
+        child = {"name": "admin", "if_id": 1, "local": [f"{local}/32"], "remote": [f"{remote}/32"], "start": "none"}
+        connection = {
+            "name": "office",
+            "initiator": initiator,
+            "profile": "dr",
+            "local_addresses": [],
+            "remote_addresses": [GATEWAY_ADDRESS] if initiator else [],
+            "local_identity": here,
+            "remote_identity": there,
+            "authorities": ["root.pem"],
+            "children": [child],
+            **options.pop("connection", {}),
+        }
+        options.setdefault("own", self.own[end])
+        options.setdefault("authorities", {"root.pem": self.root.pem})
+        options.setdefault("revocations", [self.root.revocations()])
+        self.daemons[end].configure([connection], change=change, **options)
+
+    def connect(self) -> subprocess.CompletedProcess[str]:
+        return self.client.initiate("office", "admin")
+
+    def carries(self) -> bool:
+        """Whether a packet comes through the tunnel."""
+        listening = self.lab.socket("gateway", socket.AF_INET, socket.SOCK_DGRAM)
+        sending = self.lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM)
+        with listening, sending:
+            listening.bind((BEYOND, 7))
+            listening.settimeout(2)
+            sending.bind((INSIDE, 7))
+            sending.sendto(b"through the tunnel", (BEYOND, 7))
+            try:
+                return listening.recvfrom(100) == (b"through the tunnel", (INSIDE, 7))
+            except TimeoutError:
+                return False
+
+    def assert_refused(self, refusing: str, reason: str) -> None:
+        """The tunnel does not come up, and this end says that this is why."""
+        done = self.connect()
+        assert done.returncode != 0, done.stdout
+        log = self.daemons[refusing].log()
+        assert re.search(reason, log), log
+        assert "INSTALLED" not in self.daemons[refusing].associations()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with lab(tmp_path_factory.mktemp("ipsec") / "shared") as made:
+        made.add_tun_device()
+        for name in ("client", "gateway"):
+            made.add_namespace(name)
+        made.add_link(("client", "eth0"), ("gateway", "eth0"))
+        made.add_address("client", "eth0", f"{CLIENT_ADDRESS}/24")
+        made.add_address("gateway", "eth0", f"{GATEWAY_ADDRESS}/24")
+        pair = Pair(made)
+        try:
+            for name, (here, there) in {"client": (INSIDE, BEYOND), "gateway": (BEYOND, INSIDE)}.items():
+                pair.daemons[name].start()
+                # In user space it is a TUN interface that leads to ESP.
+                made.add_address(name, "ipsec0", f"{here}/32")
+                made.run("ip", "-netns", name, "route", "add", there, "dev", "ipsec0")
+            yield pair
+        finally:
+            for daemon in pair.daemons.values():
+                daemon.stop()
+
+
+@pytest.fixture
+def pair(running: Pair) -> Pair:
+    """Both ends as their roles configure them."""
+    for end in running.daemons:
+        running.configure(end)
+    return running
+
+
+class Capture:
+    """Packets on the wire, from the moment it is made."""
+
+    def __init__(self, made: Lab) -> None:
+        everything = socket.htons(0x0003)
+        self._socket = made.socket("gateway", socket.AF_PACKET, socket.SOCK_DGRAM, everything)
+        self._socket.bind(("eth0", 0x0003))
+        self._socket.settimeout(0.2)
+
+    def packets(self) -> Iterator[bytes]:
+        """The IP packets, with their header."""
+        try:
+            while True:
+                packet, address = self._socket.recvfrom(65536)
+                if address[1] in (0x0800, 0x86DD):
+                    yield packet
+        except TimeoutError:
+            self._socket.close()
+
+
+@pytest.mark.parametrize("curve", [BRAINPOOL, P256], ids=["brainpoolP256r1", "P-256"])
+def test_tunnel_comes_up_and_carries_packets(pair: Pair, curve: ec.EllipticCurve) -> None:
+    root = Authority.root("Root", ec_key(curve))
+    for end, identity in (("client", CLIENT), ("gateway", GATEWAY)):
+        own = root.issue(identity, ec_key(curve))
+        pair.configure(end, own=own, authorities={"root.pem": root.pem}, revocations=[root.revocations()])
+    assert not pair.carries()
+    done = pair.connect()
+    assert done.returncode == 0, done.stdout
+    assert pair.carries()
+    for daemon in pair.daemons.values():
+        assert "AES_GCM_16-256/PRF_HMAC_SHA2_256/ECP_256_BP" in daemon.associations()
+        assert re.search(r"TUNNEL-in-UDP, ESP:AES_GCM_16-256", daemon.associations())
+
+
+def test_daemon_has_one_user_and_one_capability(pair: Pair) -> None:
+    status = pair.lab.run("sh", "-c", "cat /proc/$(pidof -s charon-systemd)/status", namespace="client").stdout
+    fields = dict(re.findall(r"(\w+):\s+(.*)", status))
+    assert set(fields["Uid"].split()) == {"200"}
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(fields[kind], 16) == 1 << 12, kind  # CAP_NET_ADMIN
+
+
+def test_d1_version_1_is_not_answered(pair: Pair) -> None:
+    """Main and aggressive mode, as the firewall of a machine lets them through to the daemon, or does not."""
+    rulesets = yaml.safe_load((rendering.ROLES / "firewall/vars/main.yml").read_text())["__firewall_rulesets"]
+    rule = {**rulesets[0]["input"][0], "comment": "IKE", "ports": [4500], "source_ports": []}
+    host = {**rulesets[0], "input": [rule], "output": []}
+    rules = rendering.render("firewall", firewall_rulesets=[host], firewall_log_rate="10/minute")
+    pair.lab.run("nft", "-f", "-", namespace="gateway", stdin=rules["etc/nftables.d/host.nft"])
+    try:
+        with pair.lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind((CLIENT_ADDRESS, 5000))
+            sender.settimeout(1)
+            for version, answered in ((0x20, True), (0x10, False)):
+                for exchange in (34,) if version == 0x20 else (2, 4):
+                    body = _proposal_of_version_1() if version == 0x10 else _request_of_version_2()
+                    header = struct.pack(">8s8sBBBBII", b"\1" * 8, bytes(8), body[0], version, exchange, 8 * answered, 0,
+                                         28 + len(body) - 1)  # fmt: skip
+                    sender.sendto(bytes(4) + header + body[1:], (GATEWAY_ADDRESS, 4500))
+                    try:
+                        assert sender.recv(4096) and answered, f"version {version:x}, exchange {exchange}"
+                    except TimeoutError:
+                        assert not answered, f"version {version:x}, exchange {exchange}"
+    finally:
+        pair.lab.run("nft", "flush", "ruleset", namespace="gateway")
+
+
+def _proposal_of_version_1() -> bytes:
+    """AES-256, SHA-1, group 14, shared secret: what a peer of 2005 would say. The first byte names the payload."""
+    attributes = struct.pack(">12H", 0x8001, 7, 0x800E, 256, 0x8002, 2, 0x8003, 1, 0x8004, 14, 0x800B, 1)
+    transform = struct.pack(">BBHBBH", 0, 0, 8 + len(attributes), 1, 1, 0) + attributes
+    proposal = struct.pack(">BBHBBBB", 0, 0, 8 + len(transform), 1, 1, 0, 1) + transform
+    return b"\1" + struct.pack(">BBHII", 0, 0, 12 + len(proposal), 1, 1) + proposal
+
+
+def _request_of_version_2() -> bytes:
+    """A nonce alone: enough to be answered, with an error."""
+    return b"\x28" + struct.pack(">BBH", 0, 0, 36) + bytes(32)
+
+
+def test_d1_peer_of_version_1_is_refused(pair: Pair) -> None:
+    pair.configure("client", change=instead("version = 2", "version = 1"))
+    pair.assert_refused("gateway", "no IKE config found|no .* config found")
+
+
+def test_d2_nothing_but_port_4500(pair: Pair) -> None:
+    capture = Capture(pair.lab)
+    assert pair.connect().returncode == 0
+    assert pair.carries()
+    assert pair.client.swanctl("--rekey", "--child", "admin").returncode == 0
+    assert pair.client.swanctl("--terminate", "--ike", "office").returncode == 0
+    packets = list(capture.packets())
+    assert len(packets) > 8
+    for packet in packets:
+        assert packet[0] >> 4 == 4
+        assert packet[9] == socket.IPPROTO_UDP
+        assert struct.unpack(">HH", packet[20:24]) == (4500, 4500)
+        assert b"through the tunnel" not in packet
+    assert any(packet[28:32] != bytes(4) for packet in packets), "no ESP was seen"
+
+
+def test_d3_authentication_makes_no_child(pair: Pair) -> None:
+    assert pair.connect().returncode == 0
+    log = pair.client.log()
+    exchange = re.findall(r"generating IKE_AUTH request \d+ \[ (.*) \]", log)
+    assert len(exchange) == 1
+    assert not {"SA", "TSi", "TSr"} & set(exchange[0].split())
+    assert re.search(r"generating CREATE_CHILD_SA request \d+ \[ SA No KE TSi TSr \]", log)
+
+
+@REFUSES
+def test_d3_peer_that_is_not_childless_is_refused(pair: Pair, refusing: str) -> None:
+    other = "gateway" if refusing == "client" else "client"
+    pair.configure(other, change=instead("childless = force", "childless = never"))
+    pair.assert_refused(refusing, "childless")
+
+
+def test_d4_every_rekeying_exchanges_keys(pair: Pair) -> None:
+    assert pair.connect().returncode == 0
+    pair.client.log()
+    for what in (("--child", "admin"), ("--ike", "office")):
+        assert pair.client.swanctl("--rekey", *what).returncode == 0
+    wait_for(lambda: "ESTABLISHED" in pair.client.associations(), "no association after rekeying")
+    log = ""
+
+    def seen() -> bool:
+        nonlocal log
+        log += pair.client.log()
+        return len(re.findall("generating CREATE_CHILD_SA request", log)) >= 2
+
+    wait_for(seen, "no rekeying")
+    exchanges = re.findall(r"generating CREATE_CHILD_SA request \d+ \[ (.*) \]", log)
+    assert all("KE" in exchange.split() for exchange in exchanges), exchanges
+    wait_for(pair.carries, "nothing comes through after rekeying")
+
+
+def test_d4_child_without_key_exchange_is_refused(pair: Pair) -> None:
+    pair.configure("client", change=instead("-ecp256bp-noesn", "-noesn"))
+    pair.configure("client", **_offering(DR["ike"], ["aes256gcm16-noesn"]))
+    pair.assert_refused("gateway", "no acceptable KEY_EXCHANGE_METHOD|NO_PROP|no acceptable")
+
+
+def _offering(ike: Sequence[str], esp: Sequence[str]) -> dict[str, Any]:
+    return {"__strongswan_profiles": {"dr": {"ike": list(ike), "esp": list(esp)}}}
+
+
+@pytest.mark.parametrize("proposal", DR["ike"])
+def test_d5_to_d7_each_proposal_is_accepted(pair: Pair, proposal: str) -> None:
+    esp = "-".join(part for part in proposal.split("-") if not part.startswith("prf")) + "-noesn"
+    pair.configure("client", **_offering([proposal], [esp]))
+    done = pair.connect()
+    assert done.returncode == 0, done.stdout
+    assert pair.carries()
+
+
+@REFUSES
+@pytest.mark.parametrize(
+    "proposal",
+    [
+        "aes256-sha256-prfsha256-ecp256bp",
+        "aes256-sha1-prfsha256-ecp256bp",
+        "aes128gcm16-prfsha256-ecp256bp",
+        "aes256gcm8-prfsha256-ecp256bp",
+        "aes256gcm12-prfsha256-ecp256bp",
+        "aes256ctr-sha1-prfsha256-ecp256bp",
+        "aes256ctr-sha512-prfsha256-ecp256bp",
+        "aes128ctr-sha256-prfsha256-ecp256bp",
+        "chacha20poly1305-prfsha256-ecp256bp",
+        "3des-sha256-prfsha256-ecp256bp",
+        "aes256gcm16-prfsha1-ecp256bp",
+        "aes256gcm16-prfsha384-ecp256bp",
+        "aes256gcm16-prfsha256-modp2048",
+        "aes256gcm16-prfsha256-modp4096",
+        "aes256gcm16-prfsha256-curve25519",
+        "aes256gcm16-prfsha256-ecp384",
+        "aes256gcm16-prfsha256-ecp384bp",
+        "aes256gcm16-prfsha256-ecp521",
+    ],
+)
+def test_d5_to_d7_other_offers_for_ike_are_refused(pair: Pair, proposal: str, refusing: str) -> None:
+    other = "gateway" if refusing == "client" else "client"
+    pair.configure(other, **_offering([proposal], ["aes256gcm16-ecp256bp-noesn"]))
+    pair.assert_refused(refusing, "NO_PROPOSAL_CHOSEN|no acceptable|N\\(NO_PROP\\)")
+
+
+@pytest.mark.parametrize(
+    "proposal",
+    [
+        "aes256-sha256-ecp256bp-noesn",
+        "aes128gcm16-ecp256bp-noesn",
+        "aes256gcm8-ecp256bp-noesn",
+        "aes256ctr-sha1-ecp256bp-noesn",
+        "aes256ctr-sha512-ecp256bp-noesn",
+        "chacha20poly1305-ecp256bp-noesn",
+        "null-sha256-ecp256bp-noesn",
+        "aes256gcm16-modp2048-noesn",
+        "aes256gcm16-curve25519-noesn",
+        "aes256gcm16-ecp384-noesn",
+    ],
+)
+def test_d5_and_d6_other_offers_for_esp_are_refused(pair: Pair, proposal: str) -> None:
+    pair.configure("client", **_offering(DR["ike"], [proposal]))
+    pair.assert_refused("gateway", "no acceptable|N\\(NO_PROP\\)|INVAL_KE")
+
+
+def test_d8_child_without_extended_sequence_numbers_is_refused(pair: Pair) -> None:
+    """The offer of the role itself, unchanged on this end; that it is used is seen on machines."""
+    pair.configure("gateway", change=unchanged)
+    pair.assert_refused("gateway", "no acceptable EXTENDED_SEQUENCE_NUMBERS found")
+
+
+# ---- D9: who is believed
+
+
+@pytest.fixture(scope="module")
+def sha1_certificate(running: Pair, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Certificate]:
+    """Signed by the right authority with SHA-1, which Python's library does not do any more."""
+
+    def issue(identity: str) -> Certificate:
+        key, made = ec_key(), running.lab
+        (made.directory / "key.pem").write_bytes(pem(key))
+        (made.directory / "root.key").write_bytes(pem(running.root.key))
+        (made.directory / "root.pem").write_bytes(running.root.pem)
+        (made.directory / "extensions").write_text(f"subjectAltName = DNS:{identity}\nbasicConstraints = CA:FALSE\n")
+        subject = ["-subj", f"/CN={identity}", "-key", f"{SHARED}/key.pem"]
+        request = made.run("openssl", "req", "-new", *subject).stdout
+        authority = ["-CA", f"{SHARED}/root.pem", "-CAkey", f"{SHARED}/root.key", "-extfile", f"{SHARED}/extensions"]
+        signed = made.run("openssl", "x509", "-req", "-sha1", "-days", "9", *authority, stdin=request).stdout
+        certificate = x509.load_pem_x509_certificate(signed.encode())
+        assert certificate.signature_algorithm_oid.dotted_string == "1.2.840.10045.4.1"
+        return Certificate(certificate, key)
+
+    return issue
+
+
+BAD_CERTIFICATES: dict[str, tuple[Callable[[Authority, str], Certificate], str]] = {
+    "RSA": (lambda root, name: root.issue(name, rsa_key()), "constraint check failed|ECDSA"),
+    "P-384": (lambda root, name: root.issue(name, ec_key(ec.SECP384R1())), "constraint check failed|constraint"),
+    "brainpoolP384r1": (lambda root, name: root.issue(name, ec_key(ec.BrainpoolP384R1())), "constraint"),
+    "signed with SHA-384": (lambda root, name: root.issue(name, digest=hashes.SHA384()), "constraint"),
+    "expired": (lambda root, name: root.issue(name, valid=(NOW - 9 * DAY, NOW - DAY)), "invalid \\(valid from"),
+    "not yet valid": (lambda root, name: root.issue(name, valid=(NOW + DAY, NOW + 9 * DAY)), "invalid \\(valid from"),
+    "other authority": (lambda _root, name: Authority.root("Root").issue(name), "no trusted|no issuer|signature"),
+    "other identity": (lambda root, _name: root.issue("other.example"), "no trusted .* public key|constraint|no matching"),
+    "authority as host": (lambda root, name: root.issue(name, authority=True), "constraint|authority|CA"),
+}  # fmt: skip
+
+
+@REFUSES
+@pytest.mark.parametrize("case", BAD_CERTIFICATES)
+def test_d9_bad_certificate_is_refused(pair: Pair, case: str, refusing: str) -> None:
+    other, identity = ("gateway", GATEWAY) if refusing == "client" else ("client", CLIENT)
+    issue, reason = BAD_CERTIFICATES[case]
+    pair.configure(other, change=accepting_anything, own=issue(pair.root, identity))
+    pair.assert_refused(refusing, reason)
+
+
+@REFUSES
+def test_d9_certificate_signed_with_sha1_is_refused(
+    pair: Pair, refusing: str, sha1_certificate: Callable[[str], Certificate]
+) -> None:
+    other, identity = ("gateway", GATEWAY) if refusing == "client" else ("client", CLIENT)
+    pair.configure(other, change=accepting_anything, own=sha1_certificate(identity))
+    pair.assert_refused(refusing, "constraint|no trusted")

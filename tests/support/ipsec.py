@@ -1,0 +1,160 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""IPsec daemons in network namespaces, with the configuration that the roles give them.
+
+What differs from a machine: ESP in user space (plugin kernel-libipsec), because not every kernel has it, a log in a file,
+and the places of files. The daemon runs as on a machine, as user 200 with CAP_NET_ADMIN alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rendering
+from certificates import Certificate, pem
+from lab import SHARED, Lab
+
+USER = 200
+_UNPRIVILEGED = [
+    "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs",
+    "--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin",
+]  # fmt: skip
+_OVERRIDES = """
+charon-systemd {{
+  load = {plugins}
+  plugins {{
+    vici {{
+      socket = unix://{place}/vici
+    }}
+  }}
+  filelog {{
+    test {{
+      path = {place}/log
+      flush_line = yes
+      default = 1
+      cfg = 2
+      ike = 2
+      enc = 1
+    }}
+  }}
+}}
+swanctl {{
+  plugins {{
+    vici {{
+      socket = unix://{place}/vici
+    }}
+  }}
+}}
+"""
+
+
+class Daemon:
+    """charon in a namespace, with files of its own."""
+
+    def __init__(self, lab: Lab, namespace: str) -> None:
+        self.lab = lab
+        self.namespace = namespace
+        self.place = f"{SHARED}/{namespace}"
+        self.directory = lab.directory / namespace
+        self._etc = self.directory / "etc"
+        self._environment = {
+            "STRONGSWAN_CONF": f"{self.place}/etc/strongswan.conf",
+            "SWANCTL_DIR": f"{self.place}/etc/swanctl",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._read = 0
+
+    def start(self) -> None:
+        """Start it with no connections, and wait until it answers."""
+        rendering.lay_down("strongswan", self.directory, strongswan_connections=[])
+        (self._etc / "swanctl/swanctl.conf").write_text("include conf.d/*.conf\n")
+        settings = (self._etc / "strongswan.conf").read_text()
+        plugins = re.findall(r"load = (nonce .*)", settings)[0].replace("kernel-netlink", "kernel-libipsec kernel-netlink")
+        (self._etc / "strongswan.conf").write_text(settings + _OVERRIDES.format(plugins=plugins, place=self.place))
+        os.chown(self.directory, USER, USER)
+        argv = self.lab.argv([*_UNPRIVILEGED, "charon-systemd"], self.namespace)
+        environment = {"PATH": "/usr/sbin:/usr/bin", **self._environment}
+        self._process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: (self.directory / "vici").exists(), "the daemon does not answer")
+
+    def stop(self) -> None:
+        """End it, however."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def configure(
+        self,
+        connections: list[dict[str, Any]],
+        *,
+        own: Certificate | None,
+        authorities: dict[str, bytes],
+        intermediate: Sequence[bytes] = (),
+        revocations: Sequence[bytes] = (),
+        change: Callable[[str], str] = lambda text: text,
+        **constants: Any,
+    ) -> None:
+        """Forget all, then load these connections and certificates as a machine does.
+
+        :param change: makes a peer worse than a role would make it.
+        :param constants: take the place of constants of the role.
+        """
+        self.swanctl("--terminate", "--ike", "*", "--force", check=False)
+        for path, content in rendering.render("strongswan", strongswan_connections=connections, **constants).items():
+            (self.directory / path).write_text(change(content))
+        for name in ("x509", "x509ca", "x509crl", "private"):
+            shutil.rmtree(self._etc / "swanctl" / name, ignore_errors=True)
+            (self._etc / "swanctl" / name).mkdir()
+        if own is not None:
+            self._put("x509/own.pem", own.pem)
+            self._put("private/own.pem", pem(own.key))
+        for name, certificate in authorities.items():
+            self._put(f"x509ca/{name}", certificate)
+        for number, certificate in enumerate(intermediate):
+            self._put(f"x509ca/intermediate{number}.pem", certificate)
+        for number, crl in enumerate(revocations):
+            self._put(f"x509crl/{number}.pem", crl)
+        self.swanctl("--flush-certs")
+        self.swanctl("--load-all", "--clear", "--noprompt")
+        self.log()
+
+    def swanctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Ask the daemon."""
+        return self.lab.run("swanctl", *arguments, namespace=self.namespace, env=self._environment, check=check)
+
+    def initiate(self, connection: str, child: str) -> subprocess.CompletedProcess[str]:
+        """Ask it to begin."""
+        timeout = ("--timeout", "8")
+        return self.swanctl("--initiate", "--ike", connection, "--child", child, *timeout, check=False)
+
+    def associations(self) -> str:
+        """What is established, in the words of swanctl."""
+        return self.swanctl("--list-sas").stdout
+
+    def log(self) -> str:
+        """What it has logged since the last call."""
+        with (self.directory / "log").open() as stream:
+            stream.seek(self._read)
+            text = stream.read()
+            self._read = stream.tell()
+        return text
+
+    def _put(self, name: str, content: bytes) -> None:
+        path = self._etc / "swanctl" / name
+        path.write_bytes(content)
+
+
+def wait_for(condition: Callable[[], bool], complaint: str, *, seconds: float = 10) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, complaint
+        time.sleep(0.02)

@@ -1,0 +1,44 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host configuration that a role gives a machine, from the role's own templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _errors
+from ansible_collections.vauban.fleet.plugins.plugin_utils._tree import sources
+
+ROLES = Path(_errors.__file__).parents[2] / "roles"
+
+
+def render(role: str, **variables: Any) -> dict[str, str]:
+    """Contents by path. Constants of the role are there without being named, its defaults are not."""
+    path = ROLES / role / "vars/main.yml"
+    constants = yaml.safe_load(path.read_text("utf-8")) if path.exists() else {}
+    known = {**constants, **variables}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    rendered = {}
+    for source in sources(ROLES / role / "templates/root"):
+        template = environment.from_string(source.path.read_text("utf-8"))
+        for place, item in source.instances(known.__getitem__):
+            rendered[place] = template.render({**known, "item": item})
+    return rendered
+
+
+def lay_down(role: str, directory: Path, **variables: Any) -> None:
+    """Write that configuration below a directory, beside what of the role belongs to the image."""
+    for source in sources(ROLES / role / "files/root"):
+        _write(directory / source.dest, source.path.read_text("utf-8"))
+    for place, content in render(role, **variables).items():
+        _write(directory / place, content)
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, "utf-8")
