@@ -53,9 +53,10 @@ def instead(old: str, new: str) -> Change:
     return change
 
 
-def accepting_anything(text: str) -> str:
-    """The configuration of a peer that authenticates itself, and others, as its certificate allows."""
-    return re.sub(r"auth = .*", "auth = pubkey", without_esn(text)).replace("revocation = strict", "revocation = relaxed")
+def accepting_anything(text: str, signs: str = "pubkey") -> str:
+    """The configuration of a peer that authenticates itself, and others, in another way."""
+    text = re.sub(r"local {\n", "local {\n  certs = own.pem\n", without_esn(text))
+    return re.sub(r"auth = .*", f"auth = {signs}", text).replace("revocation = strict", "revocation = relaxed")
 
 
 class Pair:
@@ -122,7 +123,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with lab(tmp_path_factory.mktemp("ipsec") / "shared") as made:
         made.add_tun_device()
         for name in ("client", "gateway"):
-            made.add_namespace(name)
+            made.add_namespace(name, ipv6=False)
         made.add_link(("client", "eth0"), ("gateway", "eth0"))
         made.add_address("client", "eth0", f"{CLIENT_ADDRESS}/24")
         made.add_address("gateway", "eth0", f"{GATEWAY_ADDRESS}/24")
@@ -383,25 +384,52 @@ def sha1_certificate(running: Pair, tmp_path_factory: pytest.TempPathFactory) ->
     return issue
 
 
-BAD_CERTIFICATES: dict[str, tuple[Callable[[Authority, str], Certificate], str]] = {
-    "RSA": (lambda root, name: root.issue(name, rsa_key()), "constraint check failed|ECDSA"),
-    "P-384": (lambda root, name: root.issue(name, ec_key(ec.SECP384R1())), "constraint check failed|constraint"),
-    "brainpoolP384r1": (lambda root, name: root.issue(name, ec_key(ec.BrainpoolP384R1())), "constraint"),
-    "signed with SHA-384": (lambda root, name: root.issue(name, digest=hashes.SHA384()), "constraint"),
-    "expired": (lambda root, name: root.issue(name, valid=(NOW - 9 * DAY, NOW - DAY)), "invalid \\(valid from"),
-    "not yet valid": (lambda root, name: root.issue(name, valid=(NOW + DAY, NOW + 9 * DAY)), "invalid \\(valid from"),
-    "other authority": (lambda _root, name: Authority.root("Root").issue(name), "no trusted|no issuer|signature"),
-    "other identity": (lambda root, _name: root.issue("other.example"), "no trusted .* public key|constraint|no matching"),
-    "authority as host": (lambda root, name: root.issue(name, authority=True), "constraint|authority|CA"),
-}  # fmt: skip
+# What the peer shows, how it signs, and what the other end says to it.
+BAD_CERTIFICATES: dict[str, tuple[Callable[[Authority, str], Certificate], str, str]] = {
+    "RSA": (lambda root, name: root.issue(name, rsa_key()), "pubkey", "RSA"),
+    "P-384": (
+        lambda root, name: root.issue(name, ec_key(ec.SECP384R1())),
+        "pubkey",
+        # A peer that was told of SHA-256 alone gives up itself.
+        "ECDSA_WITH_SHA384_DER not acceptable|received AUTHENTICATION_FAILED",
+    ),
+    "signed with SHA-384": (
+        lambda root, name: root.issue(name, digest=hashes.SHA384()),
+        "pubkey",
+        "X.509 signature scheme ECDSA_WITH_SHA384_DER not acceptable",
+    ),
+    "expired": (
+        lambda root, name: root.issue(name, valid=(NOW - 9 * DAY, NOW - DAY)),
+        "pubkey",
+        "subject certificate invalid",
+    ),
+    "not yet valid": (
+        lambda root, name: root.issue(name, valid=(NOW + DAY, NOW + 9 * DAY)),
+        "pubkey",
+        "subject certificate invalid",
+    ),
+    "other authority of the same name": (
+        lambda _root, name: Authority.root("Root").issue(name),
+        "pubkey",
+        "no issuer certificate found|no trusted",
+    ),
+    "other authority": (lambda _root, name: Authority.root("Other").issue(name), "pubkey", "no issuer certificate found"),
+    "an authority": (lambda root, _name: root, "pubkey", "no trusted ECDSA public key found"),
+    "an authority with the name of the host": (
+        lambda root, name: root.issue(name, authority=True),
+        "pubkey",
+        "rejecting certificate without digitalSignature",
+    ),
+    "other identity": (lambda root, _name: root.issue("other.example"), "pubkey", "no trusted ECDSA public key found"),
+}
 
 
 @REFUSES
 @pytest.mark.parametrize("case", BAD_CERTIFICATES)
 def test_d9_bad_certificate_is_refused(pair: Pair, case: str, refusing: str) -> None:
     other, identity = ("gateway", GATEWAY) if refusing == "client" else ("client", CLIENT)
-    issue, reason = BAD_CERTIFICATES[case]
-    pair.configure(other, change=accepting_anything, own=issue(pair.root, identity))
+    issue, signs, reason = BAD_CERTIFICATES[case]
+    pair.configure(other, change=partial(accepting_anything, signs=signs), own=issue(pair.root, identity))
     pair.assert_refused(refusing, reason)
 
 
@@ -411,4 +439,110 @@ def test_d9_certificate_signed_with_sha1_is_refused(
 ) -> None:
     other, identity = ("gateway", GATEWAY) if refusing == "client" else ("client", CLIENT)
     pair.configure(other, change=accepting_anything, own=sha1_certificate(identity))
-    pair.assert_refused(refusing, "constraint|no trusted")
+    pair.assert_refused(refusing, "X.509 signature scheme ECDSA_WITH_SHA1_DER not acceptable")
+
+
+def test_d9_chain_with_an_issuing_authority(pair: Pair) -> None:
+    """Root and issuing authority are as people set them up: both with lists, the peer shows its certificate alone."""
+    issuing = pair.root.issuing("Issuing")
+    for end, identity in (("client", CLIENT), ("gateway", GATEWAY)):
+        pair.configure(
+            end,
+            own=issuing.issue(identity),
+            authorities={"root.pem": pair.root.pem, "issuing.pem": issuing.pem},
+            revocations=[pair.root.revocations(), issuing.revocations()],
+            connection={"authorities": ["issuing.pem"]},
+        )
+    done = pair.connect()
+    assert done.returncode == 0, done.stdout
+
+
+@REFUSES
+def test_d9_weak_signature_within_the_chain_is_refused(pair: Pair, refusing: str) -> None:
+    issuing = pair.root.issuing("Issuing", digest=hashes.SHA384())
+    for end, identity in (("client", CLIENT), ("gateway", GATEWAY)):
+        pair.configure(
+            end,
+            change=without_esn if end == refusing else accepting_anything,
+            own=issuing.issue(identity),
+            authorities={"root.pem": pair.root.pem, "issuing.pem": issuing.pem},
+            revocations=[pair.root.revocations(), issuing.revocations()],
+        )
+    pair.assert_refused(refusing, "X.509 signature scheme ECDSA_WITH_SHA384_DER not acceptable")
+
+
+@REFUSES
+def test_d9_other_authority_that_is_trusted_too_is_refused(pair: Pair, refusing: str) -> None:
+    """Each connection names its authority; those of other connections do not count."""
+    other, identity = ("gateway", GATEWAY) if refusing == "client" else ("client", CLIENT)
+    second = Authority.root("Second")
+    pair.configure(other, own=second.issue(identity), change=accepting_anything)
+    pair.configure(
+        refusing,
+        authorities={"root.pem": pair.root.pem, "second.pem": second.pem},
+        revocations=[pair.root.revocations(), second.revocations()],
+    )
+    pair.assert_refused(refusing, "constraint check failed: peer not authenticated by CA")
+
+
+def test_d9_identity_that_no_connection_names_is_refused(pair: Pair) -> None:
+    """Its certificate is good, and of the right authority."""
+    pair.configure("client", own=pair.root.issue("other.example"), connection={"local_identity": "other.example"})
+    pair.assert_refused("gateway", "no matching peer config found")
+
+
+@REFUSES
+@pytest.mark.parametrize(
+    ("revocations", "reason"),
+    [
+        (lambda pair, bad: [pair.root.revocations(bad)], "certificate was revoked"),
+        (lambda pair, _bad: [pair.root.revocations(until=NOW - DAY)], "crl is stale"),
+        (lambda _pair, _bad: [], "certificate status is not available|revocation"),
+        (lambda _pair, _bad: [Authority.root("Root").revocations()], "certificate status is not available|revocation"),
+    ],
+    ids=["revoked", "stale", "absent", "of another authority"],
+)
+def test_d10_without_a_good_revocation_list_nobody_is_believed(
+    pair: Pair, refusing: str, revocations: Callable[[Pair, Certificate], list[bytes]], reason: str
+) -> None:
+    other = "gateway" if refusing == "client" else "client"
+    pair.configure(other, change=accepting_anything)
+    pair.configure(refusing, revocations=revocations(pair, pair.own[other]))
+    pair.assert_refused(refusing, reason)
+
+
+@REFUSES
+def test_d10_every_authority_of_the_chain_needs_a_list(pair: Pair, refusing: str) -> None:
+    issuing = pair.root.issuing("Issuing")
+    for end, identity in (("client", CLIENT), ("gateway", GATEWAY)):
+        pair.configure(
+            end,
+            change=without_esn if end == refusing else accepting_anything,
+            own=issuing.issue(identity),
+            authorities={"root.pem": pair.root.pem, "issuing.pem": issuing.pem},
+            revocations=[issuing.revocations()],
+        )
+    pair.assert_refused(refusing, "certificate status is not available|revocation")
+
+
+def test_d12_lifetimes_are_bounded(pair: Pair) -> None:
+    assert pair.connect().returncode == 0
+    for daemon in pair.daemons.values():
+        found = daemon.associations()
+        ike = re.search(r"rekeying in (\d+)s, reauth in (\d+)s", found)
+        child = re.search(r"rekeying in (\d+)s, expires in (\d+)s", found)
+        assert ike, found
+        assert child, found
+        assert int(ike[1]) <= 4 * 3600
+        assert int(ike[2]) <= 12 * 3600
+        assert int(child[1]) < int(child[2]) <= 2 * 3600
+
+
+def test_peer_that_comes_again_replaces_itself(pair: Pair) -> None:
+    """A client that was reset does not wait until its old association dies."""
+    assert pair.connect().returncode == 0
+    pair.client.restart()
+    pair.configure("client")
+    done = pair.connect()
+    assert done.returncode == 0, done.stdout
+    wait_for(lambda: pair.gateway.associations().count("ESTABLISHED") == 1, "both associations stay")

@@ -79,8 +79,20 @@ class Daemon:
         settings = (self._etc / "strongswan.conf").read_text()
         plugins = re.findall(r"load = (nonce .*)", settings)[0].replace("kernel-netlink", "kernel-libipsec kernel-netlink")
         (self._etc / "strongswan.conf").write_text(settings + _OVERRIDES.format(plugins=plugins, place=self.place))
-        os.chown(self.directory, USER, USER)
-        argv = self.lab.argv([*_UNPRIVILEGED, "charon-systemd"], self.namespace)
+        self.directory.chmod(0o777)
+        self._launch()
+
+    def restart(self) -> None:
+        """Kill it, as a power cut would, and start it anew."""
+        self.stop()
+        self._launch()
+
+    def _launch(self) -> None:
+        for name in ("vici", "log"):
+            (self.directory / name).unlink(missing_ok=True)
+        self._read = 0
+        script = f'echo $$ > {self.place}/pid; exec "$@"'
+        argv = self.lab.argv(["sh", "-euc", script, "sh", *_UNPRIVILEGED, "charon-systemd"], self.namespace)
         environment = {"PATH": "/usr/sbin:/usr/bin", **self._environment}
         self._process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(lambda: (self.directory / "vici").exists(), "the daemon does not answer")
@@ -88,8 +100,10 @@ class Daemon:
     def stop(self) -> None:
         """End it, however."""
         if self._process is not None:
-            self._process.kill()
+            # The process here only waits for the one in the sandbox.
+            self.lab.run("kill", "-KILL", (self.directory / "pid").read_text().strip(), check=False)
             self._process.wait()
+            self._process = None
 
     def configure(
         self,
@@ -107,7 +121,7 @@ class Daemon:
         :param change: makes a peer worse than a role would make it.
         :param constants: take the place of constants of the role.
         """
-        self.swanctl("--terminate", "--ike", "*", "--force", check=False)
+        self._drop_associations()
         for path, content in rendering.render("strongswan", strongswan_connections=connections, **constants).items():
             (self.directory / path).write_text(change(content))
         for name in ("x509", "x509ca", "x509crl", "private"):
@@ -146,6 +160,15 @@ class Daemon:
             text = stream.read()
             self._read = stream.tell()
         return text
+
+    def _drop_associations(self) -> None:
+        def none() -> bool:
+            found = re.findall(r"^\S+: #(\d+)", self.associations(), re.MULTILINE)
+            for number in found:
+                self.swanctl("--terminate", "--ike-id", number, "--force", "--timeout", "1", check=False)
+            return not found
+
+        wait_for(none, "an association stays")
 
     def _put(self, name: str, content: bytes) -> None:
         path = self._etc / "swanctl" / name

@@ -71,9 +71,11 @@ class Lab:
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done
 
-    def add_namespace(self, name: str) -> None:
+    def add_namespace(self, name: str, *, ipv6: bool = True) -> None:
         """Make a namespace whose loopback interface is up."""
         self.run("ip", "netns", "add", name)
+        if not ipv6:
+            self.run("sh", "-c", "echo 1 | tee /proc/sys/net/ipv6/conf/*/disable_ipv6", namespace=name)
         self.run("ip", "-netns", name, "link", "set", "lo", "up")
 
     def add_link(self, one: tuple[str, str], other: tuple[str, str]) -> None:
