@@ -94,6 +94,11 @@ export: host venv link ## Pack all that a machine without a network needs into o
 import: ## Unpack such an archive for the builds of this checkout (ARCHIVE=file)
 	scripts/import-assets $(ARCHIVE)
 
+.PHONY: render
+render: host venv link ## Render and check the configuration of a site's hosts (INVENTORY=inventories/example_site)
+	ansible-playbook -i $(INVENTORY) $(ARGS) playbooks/render.yml
+render: INVENTORY = inventories/example_site
+
 ##@ Test
 
 .PHONY: test test-all builds lint sanity unit integration extended e2e molecule molecule-changed importer bench
@@ -153,7 +158,10 @@ bench: dev link ## Print the figures of docs/performance.md
 
 ##@ Release
 
-.PHONY: dist clean
+.PHONY: docs dist clean
+docs: dev link ## Write what is made from the model of a site: its reference and the schema for editors
+	PYTHONPATH=build/collections python -m ansible_collections.vauban.fleet.plugins.plugin_utils._site.reference
+
 dist: dev ## Pack the collection into build/dist
 	rm -rf build/dist
 	ansible-galaxy collection build --output-path build/dist

@@ -60,7 +60,7 @@ SHOWN = 50  # problems; more are rarely of another kind
 PARSER_ERROR = 4  # as Ansible's own commands end when an inventory cannot be parsed
 
 
-class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
+class InventoryModule(BaseInventoryPlugin):
     """Turns the site model into hosts and groups."""
 
     NAME = "vauban.fleet.site"

@@ -59,5 +59,5 @@ def write(path: Path, hosts: int) -> None:
         for index in range(min(PER_PLACE, hosts - written)):
             servers[f"{name}-laptop-{index:04}"] = {"product": "workstation", "place": name, "number": 101 + index}
             written += 1
-    site["places"], site["hosts"] = places, {key: host for key, host in servers.items()}
+    site["places"], site["hosts"] = places, servers
     path.write_text(yaml.safe_dump(site, sort_keys=False, default_flow_style=None))

@@ -20,6 +20,11 @@ HOSTS = "hosts"
 _CURVES = ("secp256r1", "brainpoolP256r1")
 
 
+def authorities(directory: Path) -> dict[str, bytes]:
+    """The certificates of the site's authorities, by name of file; none until it has any."""
+    return {path.name: path.read_bytes() for path in sorted((directory / AUTHORITIES).glob("*.pem"))}
+
+
 def judge(plan: Plan, directory: Path) -> tuple[list[Problem], list[Problem]]:
     """What is wrong with the certificates below ``directory``, and what soon will be.
 

@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import certificates, meaning, source
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import plan as address_plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, describe
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, describe, roots
 
 PRODUCTS = _data.FILES / "products.yml"
 
@@ -23,12 +25,13 @@ PRODUCTS = _data.FILES / "products.yml"
 class LoadedSite:
     """A site without contradictions.
 
-    :param digest: SHA-256 of the site file.
+    :param inputs: digest of all that it was made from.
     :param warnings: what will go wrong later, as lines for people.
     """
 
     source: source.Source
     plan: Plan
+    inputs: str
     warnings: tuple[str, ...]
 
     @property
@@ -61,14 +64,18 @@ def load(file: Path) -> LoadedSite:
 
 def _load(file: Path) -> LoadedSite:
     found = source.read(file)
-    plan, problems = address_plan.make(found.site, _data.read(PRODUCTS))
+    directory = file.parent / found.site.pki.directory
+    products = _data.read(PRODUCTS)
+    plan, problems = address_plan.make(found.site, products, certificates.authorities(directory))
     problems += meaning.problems(plan)
     if problems:
-        raise found.error(problems)
-    errors, warnings = certificates.judge(plan, file.parent / found.site.pki.directory)
+        raise found.error(roots(problems))
+    errors, warnings = certificates.judge(plan, directory)
     if errors:
         raise found.error(errors)
-    return LoadedSite(found, plan, tuple(_line(found, warning) for warning in warnings))
+    public = {name: hashlib.sha256(content).hexdigest() for name, content in plan.authorities.items()}
+    inputs = _digest.of_data(found.digest, products, public)
+    return LoadedSite(found, plan, inputs, tuple(_line(found, warning) for warning in warnings))
 
 
 def _line(found: source.Source, warning: Problem) -> str:

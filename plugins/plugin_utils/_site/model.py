@@ -13,41 +13,67 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+
+def _written(value: object) -> object:
+    """Python makes addresses of numbers, too; nobody who writes one means that."""
+    if isinstance(value, int | float):
+        raise ValueError(f"{value} is a number; write an address in full")
+    return value
+
+
+Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(_written)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_written)]
+Network4 = Annotated[IPv4Network, BeforeValidator(_written)]
+Network6 = Annotated[IPv6Network, BeforeValidator(_written)]
 
 OUTER = "outer"  # what a rule goes through if not a tunnel; no tunnel may be named so
 
 
-# What a text that has to match a pattern is, for messages.
-KINDS: dict[str, str] = {}
+# What a text that has to match a pattern is, and how to write one, for messages.
+KINDS: dict[str, tuple[str, str]] = {}
 
 
-def _text(pattern: str, length: int, what: str) -> StringConstraints:
+def _text(pattern: str, length: int, what: str, remedy: str) -> StringConstraints:
     whole = f"^(?:{pattern})$"
-    KINDS[whole] = what
+    KINDS[whole] = (what, remedy)
     return StringConstraints(pattern=whole, max_length=length, min_length=1)
 
 
 # A label of a host name (RFC 1123), and what is part of one.
-Name = Annotated[str, _text("[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", 63, "name")]
+Name = Annotated[str, _text("[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", 63, "name", "use a-z, 0-9 and -, not at the ends")]
 # A name that nft and Linux interfaces take too (IFNAMSIZ is 16, with the final zero).
-ShortName = Annotated[str, _text("[a-z][a-z0-9_-]*", 15, "short name")]
-Identifier = Annotated[str, _text("[a-z][a-z0-9_]*", 31, "identifier")]
+ShortName = Annotated[str, _text("[a-z][a-z0-9_-]*", 15, "short name", "use a-z first, then a-z, 0-9, _ and -")]
+Identifier = Annotated[str, _text("[a-z][a-z0-9_]*", 31, "identifier", "use a-z first, then a-z, 0-9 and _")]
 # Several hosts at once: lyon-laptop-[001:120], as in Ansible's own inventories.
 HostPattern = Annotated[
-    str, _text(r"[a-z0-9](?:[a-z0-9-]|\[[0-9]+:[0-9]+(?::[0-9]+)?\])*", 63, "name of a host or range of names")
+    str,
+    _text(
+        r"[a-z0-9](?:[a-z0-9-]|\[[0-9]+:[0-9]+(?::[0-9]+)?\])*",
+        63,
+        "host or range of hosts",
+        "use a-z, 0-9 and -; a range is name-[01:20]",
+    ),
 ]
-Domain = Annotated[str, _text(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*", 180, "domain")]
-HostName = Annotated[str, _text(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*", 253, "host name")]
-Mac = Annotated[str, _text("[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}", 17, "hardware address"), AfterValidator(str.lower)]
-Unit = Annotated[str, _text(r"[A-Za-z0-9:_.@\\-]+\.(?:service|socket|timer|path)", 255, "unit")]
-User = Annotated[str, _text("[a-z_][a-z0-9_-]*", 31, "user")]
+Domain = Annotated[str, _text(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*", 180, "domain", "write it as example.org")]
+HostName = Annotated[str, _text(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*", 253, "host name", "write it as host.example.org")]
+Mac = Annotated[
+    str,
+    _text("[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}", 17, "hardware address", "write it as 52:54:00:12:34:56"),
+    AfterValidator(str.lower),
+]
+Unit = Annotated[
+    str,
+    _text(r"[A-Za-z0-9:_.@\\-]+\.(?:service|socket|timer|path)", 255, "unit", "write it with its suffix: sshd.service"),
+]
+User = Annotated[str, _text("[a-z_][a-z0-9_-]*", 31, "user", "use a-z and _ first, then a-z, 0-9, _ and -")]
 Port = Annotated[int, Field(ge=1, le=65535)]
-PortRange = Annotated[str, _text("[0-9]{1,5}-[0-9]{1,5}", 11, "range of ports")]
-Line = Annotated[str, _text(r"[^\n]+", 1000, "line")]
+PortRange = Annotated[str, _text("[0-9]{1,5}-[0-9]{1,5}", 11, "range of ports", "write it as 6000-6010")]
+NamePattern = Annotated[
+    str, _text(r"[a-z0-9*?\[\]!-]+", 63, "name or pattern", "use a-z, 0-9, - and the wildcards * ? [ ]")
+]
+Line = Annotated[str, _text(r"[^\n]+", 1000, "line", "write one line")]
 
 
 class Part(BaseModel):
@@ -59,9 +85,9 @@ class Part(BaseModel):
 class AddressPair(Part):
     """One network, IPv4, IPv6 or both."""
 
-    ipv4: IPv4Network | None = None
+    ipv4: Network4 | None = None
     """IPv4 network in CIDR notation, without host bits."""
-    ipv6: IPv6Network | None = None
+    ipv6: Network6 | None = None
     """IPv6 network in CIDR notation, without host bits. Only where the site has ``ipv6: on``."""
 
     @model_validator(mode="after")
@@ -150,13 +176,15 @@ class Zone(Part):
     """Hosts of these products."""
     places: list[Name] = []
     """Only of these places, if ``products`` is given; else all hosts of these places."""
-    hosts: list[Annotated[str, _text(r"[a-z0-9*?\[\]!-]+", 63, "name or pattern")]] = []
+    hosts: list[NamePattern] = []
     """Hosts by name or shell pattern."""
-    networks: list[Annotated[str, _text("[a-z0-9-]+/[a-z0-9-]+", 127, "place/network")]] = []
+    networks: list[
+        Annotated[str, _text("[a-z0-9-]+/[a-z0-9-]+", 127, "place/network", "write it as place/network")]
+    ] = []
     """Networks as ``place/network``."""
     addresses: list[Network] = []
     """Networks that the site does not describe, for rules with ``via: outer``."""
-    without: list[Annotated[str, _text(r"[a-z0-9*?\[\]!-]+", 63, "name or pattern")]] = []
+    without: list[NamePattern] = []
     """Hosts to leave out, by name or shell pattern."""
 
 

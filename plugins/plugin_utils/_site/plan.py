@@ -71,6 +71,7 @@ class Plan:
 
     site: Site
     units: Mapping[str, frozenset[str]]  # by product
+    authorities: Mapping[str, bytes] = field(default_factory=dict)  # certificates by name of file
     members: dict[str, Member] = field(default_factory=dict)
     zones: dict[str, Resolved] = field(default_factory=dict)
     tunnel_hosts: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -93,6 +94,16 @@ class Plan:
             for name in self.tunnel_hosts.get(tunnel, ()):
                 found.setdefault(name, []).append(tunnel)
         return {name: tuple(tunnels) for name, tunnels in found.items()}
+
+    @cached_property
+    def zones_of(self) -> dict[str, frozenset[str]]:
+        """The zones of each host that is in any. Hosts in the same zones share one set."""
+        found: dict[str, set[str]] = {}
+        shared: dict[frozenset[str], frozenset[str]] = {}
+        for zone, resolved in self.zones.items():
+            for name in resolved.hosts:
+                found.setdefault(name, set()).add(zone)
+        return {name: shared.setdefault(frozenset(zones), frozenset(zones)) for name, zones in found.items()}
 
     @cached_property
     def _slices(self) -> dict[tuple[str, str], list[Network]]:
@@ -158,10 +169,14 @@ class Plan:
             for network in families(part.ipv4, part.ipv6)
         ]
 
+    def inside(self, tunnel: str) -> list[Network]:
+        """All that belongs to a tunnel: its pool, and the networks that its gateways lead into."""
+        pool = self.site.tunnels[tunnel].pool
+        return [*families(pool.ipv4, pool.ipv6), *self.tunnel_networks(tunnel)]
+
     def selectors(self, tunnel: str) -> list[Network]:
         """What a host reaches through a tunnel."""
-        part = self.site.tunnels[tunnel]
-        return part.selectors or [*families(part.pool.ipv4, part.pool.ipv6), *self.tunnel_networks(tunnel)]
+        return self.site.tunnels[tunnel].selectors or self.inside(tunnel)
 
     def members_of(self, name: str, tunnel: str) -> list[str]:
         """The units of a host that live in a tunnel."""
@@ -194,14 +209,17 @@ def _slice(pool: Network, prefix: int, number: int) -> Iterator[Network]:
         yield type(pool)((first, prefix))
 
 
-def make(site: Site, units: Mapping[str, Iterable[str]]) -> tuple[Plan, list[Problem]]:
+def make(
+    site: Site, units: Mapping[str, Iterable[str]], authorities: Mapping[str, bytes]
+) -> tuple[Plan, list[Problem]]:
     """Unroll ranges and resolve zones.
 
     :param units: what tunnels may have as members, by product of the collection.
+    :param authorities: certificates of the site's authorities, by name of file.
     """
     known = {product: frozenset(names) for product, names in units.items()}
     known |= {product: frozenset(part.units) for product, part in site.products.items()}
-    plan = Plan(site, known)
+    plan = Plan(site, known, authorities)
     problems: list[Problem] = []
     problems += _unroll(plan)
     problems += _resolve(plan)

@@ -18,11 +18,13 @@ class Problem:
     :param path: keys from the top of the file to the value.
     :param message: what is wrong, with the value.
     :param remedy: what to do.
+    :param follows: it may only follow from a wrong zone, and is not said as long as there is one.
     """
 
     path: Path
     message: str
     remedy: str
+    follows: bool = False
 
 
 class SiteError(Exception):
@@ -33,8 +35,20 @@ class SiteError(Exception):
 
     def __init__(self, file: str, problems: Iterable[tuple[int, Problem]]) -> None:
         self.file = file
-        self.problems = sorted(problems, key=lambda item: (item[0], [str(key) for key in item[1].path]))
+        # A range of hosts has each problem once.
+        self.problems = sorted(
+            set(problems), key=lambda item: (item[0], [str(key) for key in item[1].path], item[1].message)
+        )
         super().__init__("\n".join(describe(file, line, problem) for line, problem in self.problems))
+
+
+def roots(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems without those that may only follow from others: who is in a zone decides much else."""
+    found = list(problems)
+    unsound = any(
+        problem.path[:1] == ("zones",) or problem.path[-2:-1] == ("peers",) for problem in found if not problem.follows
+    )
+    return [problem for problem in found if not (unsound and problem.follows)]
 
 
 def describe(file: str, line: int, problem: Problem) -> str:
@@ -48,7 +62,8 @@ def dotted(path: Path) -> str:
     """The path as ``places.paris.networks[2]``."""
     text = ""
     for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+        shown_key = str(key) if str(key).isprintable() else repr(key)
+        text += f"[{key}]" if isinstance(key, int) else f".{shown_key}" if text else shown_key
     return text
 
 

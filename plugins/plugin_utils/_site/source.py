@@ -150,9 +150,8 @@ def _problem(item: Any, keys: Keys, value: Any) -> Problem:
         choice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
         return Problem(keys, "unknown key", f"{choice} (or take it away)" if near else choice)
     if kind == "string_pattern_mismatch":
-        what = KINDS[context["pattern"]]
-        article = "an" if what[0] in "aeiou" else "a"
-        return Problem(keys, f"{shown(value)} is not {article} {what}", f"it has to match {context['pattern'][4:-2]}")
+        what, remedy = KINDS[context["pattern"]]
+        return Problem(keys, f"{shown(value)} is no {what}", remedy)
     if kind.startswith(_NETWORK):
         return Problem(keys, f"{shown(value)} is no network", "write it as 192.0.2.0/24, with all host bits zero")
     if kind.startswith(_ADDRESS):

@@ -60,7 +60,7 @@ def _own_addresses(plan: Plan, name: str, member: Member, tunnel: str, values: I
         yield unknown(path, "tunnel", tunnel, plan.site.tunnels)
         return
     if name not in plan.tunnel_hosts[tunnel]:
-        yield Problem(path, f"{name} is not in tunnel {tunnel}", "add it to a zone of its peers")
+        yield Problem(path, f"{name} is not in tunnel {tunnel}", "add it to a zone of its peers", follows=True)
     if member.key != name:
         yield Problem(path, "a range of hosts cannot share an address", "take the host out of the range")
     slices_here = plan.slice(tunnel, member.host.place)
@@ -129,15 +129,21 @@ def double_addresses(plan: Plan) -> Iterator[Problem]:
         for interface, item in member.host.interfaces.items():
             path: Path = ("hosts", member.key, "interfaces", interface)
             found += [((*path, "addresses"), address) for address in plan.outer(member, interface, item)]
-            if item.mac and (other := macs.setdefault(item.mac, name)) != name:
+            other = macs.setdefault(item.mac, name) if item.mac else name
+            if other != name and not _one_range(plan, name, other):
                 yield Problem((*path, "mac"), f"{item.mac} is that of {other} too", "correct one of them")
         if member.host.addresses:
             for tunnel in plan.tunnels_of.get(name, ()):
                 found += [(("hosts", member.key, "addresses", tunnel), value) for value in plan.inner(name, tunnel)]
         for where, address in found:
             other = seen.setdefault(address, name)
-            if other != name:
+            if other != name and not _one_range(plan, name, other):
                 yield Problem(where, f"{address} is that of {other} too", "give each its own")
+
+
+def _one_range(plan: Plan, name: str, other: str) -> bool:
+    """Whether two hosts stand under one key; what they share is reported as that."""
+    return other in plan.members and plan.members[other].key == plan.members[name].key
 
 
 def inner_collisions(plan: Plan) -> Iterator[Problem]:

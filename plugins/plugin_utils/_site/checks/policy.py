@@ -40,9 +40,8 @@ def policy(plan: Plan) -> Iterator[Problem]:
             for destination in rule.destinations:
                 reason = unmatchable(plan, rule.via, source, destination)
                 if reason:
-                    yield Problem(
-                        path, f"can never match: {reason}", "correct the zones or 'via', or take the rule away"
-                    )
+                    remedy = "correct the zones or 'via', or take the rule away"
+                    yield Problem(path, f"can never match: {reason}", remedy, follows=True)
                 for service in rule.services:
                     before = seen.setdefault((source, destination, service, rule.via), index)
                     if before != index:
@@ -114,9 +113,8 @@ def raw(plan: Plan) -> Iterator[Problem]:
         if raw.zone not in plan.site.zones:
             yield unknown((*path, "zone"), "zone", raw.zone, plan.site.zones)
         elif raw.zone in plan.zones and not plan.zones[raw.zone].hosts:
-            yield Problem(
-                (*path, "zone"), f"zone {raw.zone} has no host", "add hosts to the zone, or take the rule away"
-            )
+            remedy = "add hosts to the zone, or take the rule away"
+            yield Problem((*path, "zone"), f"zone {raw.zone} has no host", remedy, follows=True)
         if raw.ruleset != HOST_RULESET and raw.ruleset not in plan.site.tunnels:
             yield Problem(
                 (*path, "ruleset"), f"there is no tunnel {raw.ruleset}", choose([HOST_RULESET, *plan.site.tunnels])

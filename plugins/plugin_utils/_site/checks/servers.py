@@ -25,14 +25,13 @@ def servers(plan: Plan) -> Iterator[Problem]:
         if part.service not in plan.site.services:
             yield unknown((key, "service"), "service", part.service, plan.site.services)
             continue
-        known = [name for name in names if name in plan.members]
+        known = [name for name in names if name in plan.tunnel_hosts[part.via]]
         for index, name in enumerate(names):
             if name not in plan.members:
                 yield Problem((key, hosts_key, index), f"there is no host {name}", "add it to hosts")
             elif name not in plan.tunnel_hosts[part.via]:
-                yield Problem(
-                    (key, hosts_key, index), f"{name} is not in tunnel {part.via}", "add it to a zone of its peers"
-                )
+                problem, remedy = f"{name} is not in tunnel {part.via}", "add it to a zone of its peers"
+                yield Problem((key, hosts_key, index), problem, remedy, follows=True)
         yield from _unreached(plan, key, part.via, part.service, known)
     logs = plan.site.logs
     service = plan.site.services.get(logs.service) if logs is not None else None
@@ -55,7 +54,7 @@ def _unreached(plan: Plan, key: str, via: str, service: str, names: list[str]) -
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             problem = f"no policy lets {missing[0]}{more} reach {name} by {service} via {via}"
-            yield Problem((key,), problem, "add a rule to policy")
+            yield Problem((key,), problem, "add a rule to policy", follows=True)
 
 
 def _covers(service: Service, port: int) -> bool:

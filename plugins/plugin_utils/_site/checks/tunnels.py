@@ -60,7 +60,7 @@ def _pool(plan: Plan, name: str) -> Iterator[Problem]:
 
 def _selectors(plan: Plan, name: str) -> Iterator[Problem]:
     tunnel = plan.site.tunnels[name]
-    inside = [*families(tunnel.pool.ipv4, tunnel.pool.ipv6), *plan.tunnel_networks(name)]
+    inside = plan.inside(name)
     for index, selector in enumerate(tunnel.selectors):
         if not any(_within(selector, network) for network in inside):
             known = ", ".join(str(network) for network in inside)

@@ -1,0 +1,178 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json, write_text
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import digest_of
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site import inspector, load, render, report, store
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import Views
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION
+
+_SUMMARY = "render.json"
+_REPORT = "report.html"
+_DIFFS = 50  # of distinct changes; more are read with diff(1) on the trees
+_SHOWN = 20  # refusals
+
+
+class ActionModule(ActionBase):
+    """Renders, has it judged, and only then lets hosts point to it. One call for the whole fleet."""
+
+    SPEC: ClassVar[dict[str, Any]] = {
+        "site_file": {"type": "path", "required": True},
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "dest": {"type": "path", "required": True},
+        "sdk": {"type": "path", "required": True},
+    }
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Do nothing if nothing changed, else all of it."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
+        try:
+            result.update(self._render(arguments))
+        except FleetError as exc:
+            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
+        except SiteError as exc:
+            raise AnsibleActionFail(str(exc)) from None
+        return result
+
+    def _render(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        roles = COLLECTION / "roles"
+        loaded = load.load(Path(arguments["site_file"]))
+        plan = loaded.plan
+        hosts = [name for name in plan.members if name in set(arguments["hosts"])]
+        if foreign := sorted(set(arguments["hosts"]) - set(hosts)):
+            raise FleetError(
+                f"{foreign[0]} is no host of site {plan.site.site}",
+                where=str(loaded.file),
+                remedy=f"render one site at a time: --limit site_{plan.site.site}",
+            )
+        output = store.Store(Path(arguments["dest"]) / plan.site.site)
+        inputs = _digest.of_data(loaded.inputs, _code(roles), digest_of(Path(arguments["sdk"])), hosts)
+        summary = _read(output.directory / _SUMMARY)
+        before = {name: output.current(name) for name in hosts}
+        if summary.get("inputs") == inputs and before == {name: summary["trees"].get(name) for name in hosts}:
+            reason = f"{len(hosts)} hosts: nothing changed"
+            return {"changed": False, "reason": reason, **_told(summary, output)}
+        output.directory.mkdir(parents=True, exist_ok=True)
+        renderer = render.Renderer(Views(plan), roles, plan.authorities)
+        judge = inspector.Inspector(plan, output.directory, Path(arguments["sdk"]), roles)
+        trees: dict[str, str] = {}
+        for name in hosts:
+            tree = renderer.tree(name)
+            trees[name] = output.write(tree)
+            judge.add(name, trees[name], tree)
+        verdicts = list(judge.verdicts(output.directory / "render.log"))
+        changed = [name for name in hosts if trees[name] != before[name]]
+        gone = sorted(set(output.hosts()) - set(plan.members))
+        refused = sorted({name for _path, names, _said in verdicts for name in names})
+        facts = {
+            "hosts": len(hosts),
+            "hosts_changed": [name for name in changed if name not in refused],
+            "hosts_refused": refused,
+            "hosts_removed": gone,
+            "files_checked": judge.count(),
+        }
+        counts = f"{len(changed)} changed, {len(gone)} removed; {judge.count()} distinct files judged"
+        reason = f"{len(hosts)} hosts: {counts}"
+        result: dict[str, Any] = {"changed": bool(changed or gone), "reason": reason, **facts}
+        if self._task.diff:
+            result["diff"] = _diff(output, before, trees, changed)
+        if verdicts:
+            output.discard()
+            lines = inspector.by_file(verdicts)
+            more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+            text = "\n".join(
+                [f"{len(refused)} of {len(hosts)} hosts are refused; none was changed", *lines[:_SHOWN], *more]
+            )
+            raise AnsibleActionFail(text, result=facts)
+        if self._task.check_mode:
+            output.discard()
+            return result
+        output.switch(trees, keep=plan.members)
+        drawing = judge.draw(report.graph(plan), output.directory / "render.log")
+        write_text(output.directory / _REPORT, report.page(plan, loaded.warnings, drawing))
+        told = {**facts, "hosts_changed": []}
+        write_json(output.directory / _SUMMARY, {"inputs": inputs, "trees": {**trees}, "told": told})
+        return {**result, **_told({"told": facts}, output)}
+
+
+def _told(summary: Mapping[str, Any], output: store.Store) -> dict[str, Any]:
+    return {**summary["told"], "path": str(output.directory), "report": str(output.directory / _REPORT)}
+
+
+def _code(roles: Path) -> str:
+    """Digest of all that makes text of a model."""
+    parts = [*sorted(roles.glob("*/templates")), *sorted(roles.glob("*/vars")), *sorted(roles.glob("*/defaults"))]
+    parts += [*sorted(roles.glob("*/files/root")), COLLECTION / "files/products.yml"]
+    library = [COLLECTION / "plugins/plugin_utils/_site", COLLECTION / "plugins/module_utils/_site"]
+    return _digest.of_tree(*parts, *library)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) and {"inputs", "trees", "told"} <= set(summary) else {}
+
+
+def _diff(
+    output: store.Store, before: Mapping[str, str | None], after: Mapping[str, str], changed: Iterable[str]
+) -> list[dict[str, str]]:
+    """What changes, the same change on many hosts shown once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    seen: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
+    for name in changed:
+        pair = (before[name], after[name])
+        if pair not in seen:
+            seen[pair] = [*_changes(output, *pair)]
+        for change in seen[pair]:
+            found.setdefault(change, []).append(name)
+    shown = []
+    for (path, text), names in sorted(found.items())[:_DIFFS]:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        shown.append({"prepared": f"{names[0]}{more}: /{path}\n{text}"})
+    if len(found) > _DIFFS:
+        shown.append({"prepared": f"and {len(found) - _DIFFS} more changes\n"})
+    return shown
+
+
+def _changes(output: store.Store, before: str | None, after: str) -> Iterable[tuple[str, str]]:
+    old = _texts(output.path(before)) if before else {}
+    new = _texts(output.path(after))
+    for path in sorted({*old, *new}):
+        if old.get(path) != new.get(path):
+            lines = difflib.unified_diff(
+                old.get(path, "").splitlines(keepends=True),
+                new.get(path, "").splitlines(keepends=True),
+                "before" if path in old else "(absent)",
+                "after" if path in new else "(absent)",
+            )
+            yield path, "".join(lines)
+
+
+def _texts(tree: Path) -> dict[str, str]:
+    found = {}
+    for directory, _directories, files in os.walk(tree):
+        for name in files:
+            path = os.path.join(directory, name)
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                found[os.path.relpath(path, tree)] = stream.read()
+    return found

@@ -1,0 +1,226 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""What the model means for each role: the role variables of one host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, families
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.firewall import Firewall
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.ipsec import Ipsec
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
+
+# The roles whose templates make a host's configuration, in this order.
+ROLES = (
+    "network",
+    "sysctl",
+    "tunnel",
+    "firewall",
+    "strongswan",
+    "time_sync",
+    "logging",
+    "admin_access",
+)
+_ANY = {4: "0.0.0.0", 6: "::"}
+
+
+class Views:
+    """Computes the variables of hosts; what is the same for many is one object."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._shared = Shared()
+        self._firewall = Firewall(plan, self._shared)
+        self._ipsec = Ipsec(plan, self._shared)
+        self._versions = (4, 6) if plan.site.ipv6 else (4,)
+
+    def variables(self, name: str) -> dict[str, Mapping[str, Any]]:
+        """The variables of a host, by role."""
+        return {
+            "network": self._network(name),
+            "sysctl": {"sysctl_ipv6": self._plan.site.ipv6, "sysctl_forwarding": name in self._plan.gateways},
+            "tunnel": self._tunnel(name),
+            "firewall": {"firewall_rulesets": self._firewall.rulesets(name)},
+            "strongswan": {
+                "strongswan_connections": self._ipsec.connections(name),
+            },
+            "time_sync": self._time(name),
+            "logging": self._logs(name),
+            "admin_access": self._access(name),
+        }
+
+    def _network(self, name: str) -> dict[str, Any]:
+        plan, member = self._plan, self._plan.members[name]
+        interfaces = []
+        for interface, part in member.host.interfaces.items():
+            network = plan.network_of(member, interface, part)
+            if network is None or network.tunnel is not None:
+                continue  # the latter is moved into the tunnel's namespace
+            fixed = plan.outer(member, interface, part)
+            pools = families(network.ipv4, network.ipv6)
+            prefixes = {pool.version: pool.prefixlen for pool in pools}
+            interfaces.append(
+                {
+                    "name": interface,
+                    "mac": part.mac,
+                    "path": part.path,
+                    "dhcp": not fixed,
+                    "addresses": [f"{address}/{prefixes[address.version]}" for address in fixed],
+                    "routers": [str(address) for address in network.routers] if fixed else [],
+                    "dns": [str(address) for address in network.dns],
+                    "routes": [
+                        {"destination": str(route.destination), "via": str(route.via)} for route in network.routes
+                    ],
+                }
+            )
+        return {"network_interfaces": interfaces, "network_ipv6": plan.site.ipv6}
+
+    def _tunnel(self, name: str) -> dict[str, Any]:
+        plan = self._plan
+        tunnels = plan.tunnels_of.get(name, ())
+        product = plan.members[name].host.product
+        members = self._shared.get(
+            ("members", tunnels, product),
+            lambda: [{"name": unit, "tunnel": tunnel} for tunnel in tunnels for unit in plan.members_of(name, tunnel)],
+        )
+        return {
+            "tunnel_ipv6": plan.site.ipv6,
+            "tunnel_tunnels": [self._one_tunnel(name, tunnel) for tunnel in tunnels],
+            "tunnel_members": members,
+        }
+
+    def _one_tunnel(self, name: str, tunnel: str) -> dict[str, Any]:
+        plan, part = self._plan, self._plan.site.tunnels[tunnel]
+        zones = plan.zones_of.get(name, frozenset())
+        routes = self._shared.get(("routes", tunnel), lambda: [str(found) for found in plan.selectors(tunnel)])
+        dns = self._shared.get(("dns", tunnel), lambda: [str(address) for address in part.dns])
+        hosts = self._shared.get(("hosts", tunnel, zones), lambda: self._reached(tunnel, zones))
+        units = self._shared.get(
+            ("units", tunnel, plan.members[name].host.product), lambda: plan.members_of(name, tunnel)
+        )
+        return {
+            "name": tunnel,
+            "if_id": part.if_id,
+            "addresses": [_with_length(address) for address in plan.inner(name, tunnel)],
+            "routes": routes,
+            "mtu": part.mtu,
+            "forward": name in plan.gateways,
+            "dns": dns,
+            "search": self._shared.get(("search",), lambda: [plan.site.domain]),
+            "hosts": hosts,
+            "links": self._links(name, tunnel),
+            "members": units,
+        }
+
+    def _links(self, name: str, tunnel: str) -> list[dict[str, Any]]:
+        """Interfaces of a gateway that lead into a tunnel."""
+        plan, member = self._plan, self._plan.members[name]
+        if name not in plan.gateways:
+            return self._shared.get(("no links",), list)  # type: ignore[no-any-return]
+        found = []
+        for interface, part in member.host.interfaces.items():
+            network = plan.network_of(member, interface, part)
+            if network is not None and network.tunnel == tunnel:
+                prefixes = {pool.version: pool.prefixlen for pool in families(network.ipv4, network.ipv6)}
+                addresses = [
+                    f"{address}/{prefixes[address.version]}" for address in plan.outer(member, interface, part)
+                ]
+                found.append({"name": interface, "mac": part.mac, "path": part.path, "addresses": addresses})
+        return found
+
+    def _reached(self, tunnel: str, zones: frozenset[str]) -> list[dict[str, Any]]:
+        """The hosts that a member may ask for by name: those that policy lets it reach."""
+        plan = self._plan
+        names = {
+            name
+            for rule in plan.site.policy
+            if rule.via == tunnel and zones.intersection(rule.sources)
+            for zone in rule.destinations
+            for name in ends(plan, tunnel, zone)[0]
+        }
+        return [
+            {"address": str(address), "names": [plan.fqdn(name), name]}
+            for name in sorted(names)
+            for address in plan.inner(name, tunnel)
+        ]
+
+    def _time(self, name: str) -> dict[str, Any]:
+        plan, part = self._plan, self._plan.site.time
+        if part is None:
+            return {"time_sync_servers": [], "time_sync_serve": False}
+        if name not in part.servers:
+            servers = self._shared.get(
+                ("time",), lambda: [{"name": plan.fqdn(server), "nts": True, "key": None} for server in part.servers]
+            )
+            return {"time_sync_servers": servers, "time_sync_serve": False}
+        clients = self._shared.get(("time clients",), lambda: [str(found) for found in plan.selectors(part.via)])
+        upstream = [{"name": server, "nts": True, "key": None} for server in part.upstream]
+        return {
+            "time_sync_servers": upstream,
+            "time_sync_serve": True,
+            "time_sync_addresses": [],
+            "time_sync_clients": clients,
+        }
+
+    def _logs(self, name: str) -> dict[str, Any]:
+        plan, part = self._plan, self._plan.site.logs
+        if part is None:
+            return {"logging_collectors": [], "logging_collect": False}
+        collects = name in part.collectors
+        collectors = self._shared.get(
+            ("logs", name if collects else None),
+            lambda: [
+                {"address": str(plan.inner(collector, part.via)[0]), "port": part.port}
+                for collector in part.collectors
+                if collector != name
+            ],
+        )
+        addresses = [str(address) for address in plan.inner(name, part.via)] if collects else []
+        return {
+            "logging_collectors": collectors,
+            "logging_collect": collects,
+            "logging_collect_addresses": addresses,
+            "logging_collect_port": part.port,
+        }
+
+    def _access(self, name: str) -> dict[str, Any]:
+        plan, access = self._plan, self._plan.site.access
+        if access is None:
+            return {"admin_access_instances": []}
+        here = plan.tunnels_of.get(name, ())
+        units = plan.units.get(plan.members[name].host.product, frozenset())
+        roles = tuple(
+            role
+            for role, part in (("admin", access.admin), ("audit", access.audit))
+            if part.via in here and f"sshd@{role}.service" in units
+        )
+        return {
+            "admin_access_instances": self._shared.get(
+                ("access", roles), lambda: [self._instance(role) for role in roles]
+            )
+        }
+
+    def _instance(self, role: str) -> dict[str, Any]:
+        """An sshd. It listens on all addresses of its namespace, which are those of the tunnel and no others."""
+        assert self._plan.site.access is not None
+        part = getattr(self._plan.site.access, role)
+        return {
+            "name": role,
+            "tunnel": part.via,
+            "addresses": [_ANY[version] for version in self._versions],
+            "port": 22,
+            "authorities": list(part.authorities),
+            "principals": list(part.principals),
+            "public_keys": list(part.keys),
+            "revoked": [],
+        }
+
+
+def _with_length(address: Address) -> str:
+    return f"{address}/{address.max_prefixlen}"
