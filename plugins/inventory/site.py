@@ -11,7 +11,7 @@ author: Vauban maintainers (@vauban)
 description:
   - Reads a file C(*.site.yml), which describes a site as C(docs/site-model.md) says, and judges it whole. A site with
     any contradiction ends the run with all of its errors, each with file, line, key, value and remedy.
-  - Every host is in the groups C(fleet), C(place_PLACE), C(product_PRODUCT) and C(zone_ZONE) for each of its zones;
+  - Every host is in the groups C(fleet), C(site_SITE), C(place_PLACE), C(product_PRODUCT) and C(zone_ZONE) for each of its zones;
     a character that a group's name cannot have becomes C(_).
   - A host has the variables C(fleet_site_file), C(fleet_place), C(fleet_product), and C(ansible_host), its address in
     the tunnel of the admin role. All else comes from C(group_vars) and C(host_vars) beside the file, as with any
@@ -105,9 +105,11 @@ class InventoryModule(BaseInventoryPlugin):
             return groups[key]
 
         fleet = inventory.add_group("fleet")
+        site = group("site", plan.site.site)
         file = str(loaded.file)
         for name, member in plan.members.items():
             inventory.add_host(name, group=fleet)
+            inventory.add_child(site, name)
             inventory.add_child(group("place", member.host.place), name)
             inventory.add_child(group("product", member.host.product), name)
             inventory.set_variable(name, "fleet_site_file", file)

@@ -90,10 +90,10 @@ def make_tree(request: TreeRequest, store: Store, dest: Path, *, sandbox: Sandbo
         "--format=directory",
         "--quiet",
         f"--include={','.join(package.name for package in request.packages)}",
-        "--aptopt=APT::Install-Recommends \"false\"",
-        "--aptopt=Acquire::Languages \"none\"",
+        '--aptopt=APT::Install-Recommends "false"',
+        '--aptopt=Acquire::Languages "none"',
         # apt gives directories to its user only if that user may look into the store.
-        "--aptopt=APT::Sandbox::User \"root\"",
+        '--aptopt=APT::Sandbox::User "root"',
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDED_PATHS),
     ]

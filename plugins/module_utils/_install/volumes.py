@@ -40,11 +40,7 @@ def partition(disk: Disk, *, esp_size: int, volume_group: str) -> Path:
     :param esp_size: bytes.
     :returns: the EFI system partition.
     """
-    script = (
-        "label: gpt\n"
-        f"size={esp_size // _MIB}MiB, type={_ESP_TYPE}, name=ESP\n"
-        f"type={_LVM_TYPE}, name=LVM\n"
-    )
+    script = f"label: gpt\nsize={esp_size // _MIB}MiB, type={_ESP_TYPE}, name=ESP\ntype={_LVM_TYPE}, name=LVM\n"
     run(["sfdisk", "--wipe=always", "--wipe-partitions=always", str(disk.path)], stdin=script.encode())
     settle()
     # By the disk's own table: another disk may have partitions of the same name.

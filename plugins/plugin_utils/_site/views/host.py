@@ -173,15 +173,17 @@ class Views:
         if part is None:
             return {"logging_collectors": [], "logging_collect": False}
         collects = name in part.collectors
+        # A collector sends to itself, too: what happens there is worth as much.
         collectors = self._shared.get(
-            ("logs", name if collects else None),
+            ("logs",),
             lambda: [
-                {"address": str(plan.inner(collector, part.via)[0]), "port": part.port}
-                for collector in part.collectors
-                if collector != name
+                {"address": str(plan.inner(collector, part.via)[0]), "port": part.port} for collector in part.collectors
             ],
         )
-        addresses = [str(address) for address in plan.inner(name, part.via)] if collects else []
+        addresses = self._shared.get(
+            ("collect", name if collects else None),
+            lambda: [str(address) for address in plan.inner(name, part.via)] if collects else [],
+        )
         return {
             "logging_collectors": collectors,
             "logging_collect": collects,
