@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,13 +58,13 @@ def base() -> Path:
 
 @pytest.fixture
 def play_in_tree(tmp_path: Path, layer: Path, base: Path) -> Play:
-    """Run tasks in the tree, all of them even if one fails."""
+    """Run tasks in the tree, all of them even if one fails; roles come before them, and must not fail."""
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed: run 'make host'")
     if os.geteuid() != 0:
         pytest.skip("the files of the tree belong to root")
 
-    def call(*tasks: Task, options: tuple[str, ...] = (), **variables: str) -> Played:
+    def call(*tasks: Task, options: tuple[str, ...] = (), roles: Sequence[Task] = (), **variables: str) -> Played:
         host = {
             "ansible_connection": "vauban.fleet.rootfs",
             "ansible_python_interpreter": "/run/vauban/python3",
@@ -79,7 +79,9 @@ def play_in_tree(tmp_path: Path, layer: Path, base: Path) -> Play:
         book = [{**task, **goes_on, "register": name} for task, name in zip(tasks, names, strict=True)]
         copied = {"content": f"{{{{ [{', '.join(names)}] | to_json }}}}", "dest": str(tmp_path / "results.json")}
         book.append({"ansible.builtin.copy": copied, "delegate_to": "localhost", "check_mode": False, "diff": False})
-        (tmp_path / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": book}]))
+        (tmp_path / "play.json").write_text(
+            json.dumps([{"hosts": "all", "gather_facts": False, "roles": [*roles], "tasks": book}])
+        )
         done = subprocess.run(
             [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json", *options],
             cwd=tmp_path,

@@ -60,9 +60,11 @@ class Views:
         interfaces = []
         for interface, part in member.host.interfaces.items():
             network = plan.network_of(member, interface, part)
-            if network is None or network.tunnel is not None:
-                continue  # the latter is moved into the tunnel's namespace
-            fixed = plan.outer(member, interface, part)
+            if network is None:
+                continue
+            # One that leads into a tunnel only gets its name here; its namespace gives it addresses.
+            inside = network.tunnel is not None
+            fixed = [] if inside else plan.outer(member, interface, part)
             pools = families(network.ipv4, network.ipv6)
             prefixes = {pool.version: pool.prefixlen for pool in pools}
             interfaces.append(
@@ -70,12 +72,13 @@ class Views:
                     "name": interface,
                     "mac": part.mac,
                     "path": part.path,
-                    "dhcp": not fixed,
+                    "dhcp": not fixed and not inside,
                     "addresses": [f"{address}/{prefixes[address.version]}" for address in fixed],
                     "routers": [str(address) for address in network.routers] if fixed else [],
-                    "dns": [str(address) for address in network.dns],
+                    "dns": [] if inside else [str(address) for address in network.dns],
                     "routes": [
-                        {"destination": str(route.destination), "via": str(route.via)} for route in network.routes
+                        {"destination": str(route.destination), "via": str(route.via)}
+                        for route in ([] if inside else network.routes)
                     ],
                 }
             )
@@ -101,9 +104,6 @@ class Views:
         routes = self._shared.get(("routes", tunnel), lambda: [str(found) for found in plan.selectors(tunnel)])
         dns = self._shared.get(("dns", tunnel), lambda: [str(address) for address in part.dns])
         hosts = self._shared.get(("hosts", tunnel, zones), lambda: self._reached(tunnel, zones))
-        units = self._shared.get(
-            ("units", tunnel, plan.members[name].host.product), lambda: plan.members_of(name, tunnel)
-        )
         return {
             "name": tunnel,
             "if_id": part.if_id,
@@ -115,7 +115,6 @@ class Views:
             "search": self._shared.get(("search",), lambda: [plan.site.domain]),
             "hosts": hosts,
             "links": self._links(name, tunnel),
-            "members": units,
         }
 
     def _links(self, name: str, tunnel: str) -> list[dict[str, Any]]:
@@ -131,7 +130,7 @@ class Views:
                 addresses = [
                     f"{address}/{prefixes[address.version]}" for address in plan.outer(member, interface, part)
                 ]
-                found.append({"name": interface, "mac": part.mac, "path": part.path, "addresses": addresses})
+                found.append({"name": interface, "addresses": addresses})
         return found
 
     def _reached(self, tunnel: str, zones: frozenset[str]) -> list[dict[str, Any]]:

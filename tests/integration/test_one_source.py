@@ -1,0 +1,32 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A role that Ansible applies and the renderer that Ansible never sees give a host the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import load
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.render import AUTHORITIES, Renderer
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import ROLES, Views
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION
+
+from .conftest import Play
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "inventories/example_site/example.site.yml"
+
+
+@pytest.mark.parametrize("host", ["paris-gw1", "paris-logs1", "lyon-laptop-03"])
+def test_roles_and_renderer_agree(play_in_tree: Play, layer: Path, host: str) -> None:
+    plan = load(EXAMPLE).plan
+    views = Views(plan).variables(host)
+    assert set(views) == set(ROLES)
+    play_in_tree(roles=[{"role": f"vauban.fleet.{role}", **variables} for role, variables in views.items()])
+    rendered = Renderer(Views(plan), COLLECTION / "roles", plan.authorities).tree(host).files
+    assert len(rendered) > 40
+    for path, content in rendered.items():
+        if not path.startswith(AUTHORITIES):
+            assert (layer / "upper" / path).read_bytes() == content.data, path
