@@ -11,8 +11,8 @@ author: Vauban maintainers (@vauban)
 description:
   - Reads a file C(*.site.yml), which describes a site as C(docs/site-model.md) says, and judges it whole. A site with
     any contradiction ends the run with all of its errors, each with file, line, key, value and remedy.
-  - Every host is in the groups C(fleet), C(site_SITE), C(place_PLACE), C(product_PRODUCT) and C(zone_ZONE) for each of its zones;
-    a character that a group's name cannot have becomes C(_).
+  - Every host is in the groups C(fleet), C(site_SITE), C(place_PLACE), C(product_PRODUCT) and, for each of its zones,
+    C(zone_ZONE); a character that a group's name cannot have becomes C(_).
   - A host has the variables C(fleet_site_file), C(fleet_place), C(fleet_product), and C(ansible_host), its address in
     the tunnel of the admin role. All else comes from C(group_vars) and C(host_vars) beside the file, as with any
     inventory.
@@ -48,13 +48,10 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
-try:
-    from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite, load
-    from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
-except ImportError as exc:
-    MISSING: ImportError | None = exc
-else:
-    MISSING = None
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.certificates import CRYPTOGRAPHY_ERROR
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite, load
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.validation import PYDANTIC_ERROR
 
 SHOWN = 50  # problems; more are rarely of another kind
 PARSER_ERROR = 4  # as Ansible's own commands end when an inventory cannot be parsed
@@ -72,8 +69,9 @@ class InventoryModule(BaseInventoryPlugin):
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Judge the site, then add its hosts."""
         super().parse(inventory, loader, path, cache)
-        if MISSING is not None:
-            raise AnsibleParserError(f"{MISSING}. Remedy: install pydantic and cryptography for Ansible's Python")
+        for missing in (PYDANTIC_ERROR, CRYPTOGRAPHY_ERROR):
+            if missing is not None:
+                raise AnsibleParserError(f"{missing}. Remedy: install pydantic and cryptography for Ansible's Python")
         try:
             loaded = load(Path(path))
         except SiteError as exc:

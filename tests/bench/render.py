@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 # Copyright: (c) 2026, the vauban.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sites of 1 000 and 10 000 hosts rendered and judged, beside Ansible's own tasks over the same hosts.
 
     tests/bench/render.py [HOSTS ...]
 
-Template tasks are measured with one file of the about 70 that a host gets, for each of 1 000 hosts; ours with all files.
+Template tasks are measured with one of the about 70 files that a host gets, on 1 000 hosts; ours with all files.
 """
 
 from __future__ import annotations
@@ -80,7 +79,10 @@ def ours(hosts: int, work: Path) -> float:
     measured(f"{hosts} hosts: render only", lambda: command("-c", RENDER, str(site), roles, str(work / "only")))
     shutil.rmtree(work / "only")
     places = {"fleet_build_dir": str(ROOT / "build"), "fleet_sites_dir": str(output)}
-    run = lambda: playbook(inventory, ROOT / "playbooks/render.yml", **places)  # noqa: E731
+
+    def run() -> None:
+        playbook(inventory, ROOT / "playbooks/render.yml", **places)
+
     first = measured(f"{hosts} hosts: render and judge", run)
     again = measured(f"{hosts} hosts: nothing changed", run)
     print(f"{'':<60} {again / first:8.2f} of the first run")

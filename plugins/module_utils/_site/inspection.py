@@ -135,13 +135,17 @@ def _networkd_log() -> str:
     """What systemd-networkd prints until it has read all of its files."""
     command = ["/usr/lib/systemd/systemd-networkd"]
     environment = {**os.environ, "SYSTEMD_LOG_TARGET": "console", "SYSTEMD_LOG_LEVEL": "info"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "Enumeration completed" in line or "lo: Link UP" in line:
-            break
+    log = _SCRATCH / "networkd.log"
+    lines: list[str] = []
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, env=environment, stderr=stream, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + _SECONDS
+    while not any("Enumeration completed" in line or "lo: Link UP" in line for line in lines):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise FleetError(f"systemd-networkd does not run: {''.join(lines[-3:])}", where="the SDK")
+        time.sleep(0.05)
+        lines = log.read_text("utf-8").splitlines(keepends=True)
     process.terminate()
     process.wait(_SECONDS)
     return "".join(lines)

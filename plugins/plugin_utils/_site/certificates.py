@@ -9,11 +9,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem
+
+CRYPTOGRAPHY_ERROR: ImportError | None = None
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+except ImportError as exc:
+    CRYPTOGRAPHY_ERROR = exc
 
 AUTHORITIES = "ca"
 HOSTS = "hosts"

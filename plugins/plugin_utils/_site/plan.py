@@ -268,7 +268,7 @@ def _resolve(plan: Plan) -> Iterator[Problem]:
         hosts, networks = _hosts(plan, zone, by_product, by_place), list(zone.addresses)
         yield from _unknown(plan, name, zone)
         for index, text in enumerate(zone.networks):
-            place, _, network = text.partition("/")
+            place, _slash, network = text.partition("/")
             part = plan.site.places[place].networks.get(network) if place in plan.site.places else None
             if part is None:
                 yield Problem(("zones", name, "networks", index), f"there is no network {text}", _networks(plan.site))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import KINDS, Site
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path as Keys
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, SiteError, shown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.validation import BaseModel, ValidationError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -157,7 +157,7 @@ def _problem(item: Any, keys: Keys, value: Any) -> Problem:
     if kind.startswith(_ADDRESS):
         return Problem(keys, f"{shown(value)} is no address", "write one address, without a prefix length")
     if kind in ("value_error", "assertion_error"):
-        message, _, remedy = str(context.get("error", item["msg"])).partition("; ")
+        message, _separator, remedy = str(context.get("error", item["msg"])).partition("; ")
         return Problem(keys, message, remedy or "correct the value")
     message, remedy = _WORDS.get(kind, (item["msg"].lower().rstrip("."), "correct the value"))
     words = {"value": shown(value), **context}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, RoleAccess
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, families
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.firewall import Firewall
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.ipsec import Ipsec
@@ -203,14 +203,12 @@ class Views:
         )
         return {
             "admin_access_instances": self._shared.get(
-                ("access", roles), lambda: [self._instance(role) for role in roles]
+                ("access", roles), lambda: [self._instance(role, getattr(access, role)) for role in roles]
             )
         }
 
-    def _instance(self, role: str) -> dict[str, Any]:
+    def _instance(self, role: str, part: RoleAccess) -> dict[str, Any]:
         """An sshd. It listens on all addresses of its namespace, which are those of the tunnel and no others."""
-        assert self._plan.site.access is not None
-        part = getattr(self._plan.site.access, role)
         return {
             "name": role,
             "tunnel": part.via,
