@@ -139,7 +139,7 @@ def test_tunnel_stops_and_starts_again_without_a_trace(machine: Booted) -> None:
     machine("systemctl", "start", "member.service")
     first = within(machine)[1]
     machine("systemctl", "restart", "tunnel@admin.service")
-    assert machine.state("member.service") == "active"
+    wait_for(lambda: machine.state("member.service") == "active", "the member does not come back")
     assert within(machine)[1] != first, "the member stayed behind in a namespace that is gone"
     machine("systemctl", "stop", "tunnel@admin.service")
     assert machine.state("member.service") == "inactive"
@@ -212,3 +212,12 @@ def test_daemon_runs_confined_and_comes_back(daemon: Booted) -> None:
     assert daemon("pidof", "charon-systemd").strip() != process
     daemon("systemctl", "stop", "strongswan.service")
     assert daemon.state("strongswan.service") == "inactive"
+
+
+def test_counters_of_all_namespaces_get_into_the_journal(machine: Booted) -> None:
+    """The role audit reads the journal and may do nothing else."""
+    machine("systemctl", "start", "member.service")
+    machine("systemctl", "start", "firewall-counters.service")
+    messages = machine("journalctl", "--unit=firewall-counters.service", "--output=cat", "--no-pager")
+    assert messages.count('"name": "input_dropped"') == 2
+    assert re.search(r"^/run/netns/admin\b", messages, re.MULTILINE)

@@ -75,7 +75,6 @@ class Daemon:
     def start(self) -> None:
         """Start it with no connections, and wait until it answers."""
         rendering.lay_down("strongswan", self.directory, strongswan_connections=[])
-        (self._etc / "swanctl/swanctl.conf").write_text("include conf.d/*.conf\n")
         settings = (self._etc / "strongswan.conf").read_text()
         plugins = re.findall(r"load = (nonce .*)", settings)[0].replace("kernel-netlink", "kernel-libipsec kernel-netlink")
         (self._etc / "strongswan.conf").write_text(settings + _OVERRIDES.format(plugins=plugins, place=self.place))
