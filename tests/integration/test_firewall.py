@@ -36,7 +36,14 @@ IKE, ESP, OLD_IKE = bytes(4) + bytes(17) + b"\x20", b"\1\2\3\4" + bytes(18), byt
 
 
 def rule(family: str, protocol: str, **matches: Any) -> dict[str, Any]:
-    nothing = {"ports": [], "source_ports": [], "source": None, "destination": None, "user": None, "interface": None}
+    nothing: dict[str, Any] = {
+        "ports": [],
+        "source_ports": [],
+        "source": None,
+        "destination": None,
+        "user": None,
+        "interface": None,
+    }
     return {"comment": f"{protocol} test", "family": family, "protocol": protocol, **nothing, **matches}
 
 
@@ -279,9 +286,9 @@ def answered(made: Lab, source: str, target: str, message: int) -> bool:
 
 
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
+    return 0xFFFF - (total + (total >> 16)) % 0x10000
 
 
 @pytest.mark.parametrize(

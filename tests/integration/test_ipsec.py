@@ -204,16 +204,22 @@ def test_d1_version_1_is_not_answered(pair: Pair) -> None:
             sender.settimeout(1)
             for version, answered in ((0x20, True), (0x10, False)):
                 for exchange in (34,) if version == 0x20 else (2, 4):
-                    body = _proposal_of_version_1() if version == 0x10 else _request_of_version_2()
-                    header = struct.pack(">8s8sBBBBII", b"\1" * 8, bytes(8), body[0], version, exchange, 8 * answered, 0,
-                                         28 + len(body) - 1)  # fmt: skip
-                    sender.sendto(bytes(4) + header + body[1:], (GATEWAY_ADDRESS, 4500))
+                    sender.sendto(_first_message(version, exchange), (GATEWAY_ADDRESS, 4500))
                     try:
-                        assert sender.recv(4096) and answered, f"version {version:x}, exchange {exchange}"
+                        found = bool(sender.recv(4096))
                     except TimeoutError:
-                        assert not answered, f"version {version:x}, exchange {exchange}"
+                        found = False
+                    assert found is answered, f"version {version:x}, exchange {exchange}"
     finally:
         pair.lab.run("nft", "flush", "ruleset", namespace="gateway")
+
+
+def _first_message(version: int, exchange: int) -> bytes:
+    body = _proposal_of_version_1() if version == 0x10 else _request_of_version_2()
+    flags = 8 if version == 0x20 else 0
+    first, length = body[0], 28 + len(body) - 1
+    header = struct.pack(">8s8sBBBBII", b"\1" * 8, bytes(8), first, version, exchange, flags, 0, length)
+    return bytes(4) + header + body[1:]
 
 
 def _proposal_of_version_1() -> bytes:
@@ -413,7 +419,11 @@ BAD_CERTIFICATES: dict[str, tuple[Callable[[Authority, str], Certificate], str, 
         "pubkey",
         "no issuer certificate found|no trusted",
     ),
-    "other authority": (lambda _root, name: Authority.root("Other").issue(name), "pubkey", "no issuer certificate found"),
+    "other authority": (
+        lambda _root, name: Authority.root("Other").issue(name),
+        "pubkey",
+        "no issuer certificate found",
+    ),
     "an authority": (lambda root, _name: root, "pubkey", "no trusted ECDSA public key found"),
     "an authority with the name of the host": (
         lambda root, name: root.issue(name, authority=True),
@@ -546,3 +556,22 @@ def test_peer_that_comes_again_replaces_itself(pair: Pair) -> None:
     done = pair.connect()
     assert done.returncode == 0, done.stdout
     wait_for(lambda: pair.gateway.associations().count("ESTABLISHED") == 1, "both associations stay")
+
+
+@REFUSES
+def test_modern_profile_falls_back_for_a_peer_that_has_only_the_other(pair: Pair, refusing: str) -> None:
+    pair.configure(refusing, connection={"profile": "modern"})
+    done = pair.connect()
+    assert done.returncode == 0, done.stdout
+    assert "AES_GCM_16-256/PRF_HMAC_SHA2_256/ECP_256_BP" in pair.client.associations()
+
+
+def test_modern_profile_exchanges_keys_twice(pair: Pair) -> None:
+    if "ML_KEM_768" not in pair.client.swanctl("--list-algs").stdout:
+        pytest.skip("the SDK's strongSwan has no ML-KEM: it came with 6.0.2")
+    for end in pair.daemons:
+        pair.configure(end, connection={"profile": "modern"})
+    done = pair.connect()
+    assert done.returncode == 0, done.stdout
+    assert pair.client.associations().count("KE1_ML_KEM_768") == 2
+    assert pair.carries()

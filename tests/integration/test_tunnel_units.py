@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The units of roles firewall, tunnel and strongswan, run by the systemd of a product under their own confinement.
 
-Not every kernel has XFRM interfaces, or ESP: an interface of another kind stands for the former, and the daemon's own ESP in user space for
-the latter. There are no devices for udev to announce either, so the tunnel does not wait for its links.
+Not every kernel has XFRM interfaces, or ESP: an interface of another kind stands for the former, and the daemon's own
+ESP in user space for the latter. There are no devices for udev to announce either, so the tunnel does not wait for its
+links.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ Type=exec
 ExecStart=/bin/sleep infinity
 """
 
+
 def rulesets() -> list[dict[str, Any]]:
     host = yaml.safe_load((rendering.ROLES / "firewall/vars/main.yml").read_text())["__firewall_rulesets"][0]
     inner = {**host, "name": "admin", "input": [], "output": []}
     return [host, inner]
+
 
 @pytest.fixture
 def machine(base: Path, tmp_path: Path) -> Iterator[Booted]:
@@ -60,17 +62,21 @@ def machine(base: Path, tmp_path: Path) -> Iterator[Booted]:
         made("ip", "link", "add", "name", "lan-0", "type", "veth", "peer", "name", "lan-1")
         yield made
 
+
 def write(machine: Booted, path: str, change: Callable[[str], str]) -> None:
     file = machine.root / path
     file.write_text(change(file.read_text()))
 
+
 # ---- firewall
+
 
 def test_network_waits_for_the_rules(machine: Booted) -> None:
     assert "counter input_dropped" not in machine("nft", "list", "ruleset")
     machine("systemctl", "start", "systemd-networkd.service")
     assert machine.state("nftables.service") == "active"
     assert "counter input_dropped" in machine("nft", "list", "ruleset")
+
 
 def test_without_rules_there_is_no_network_and_the_machine_is_shut(machine: Booted) -> None:
     write(machine, "etc/nftables.d/host.nft", lambda text: text + "misspelt\n")
@@ -80,6 +86,7 @@ def test_without_rules_there_is_no_network_and_the_machine_is_shut(machine: Boot
     shut = machine("nft", "--stateless", "list", "ruleset")
     assert shut.count("policy drop") == 3
     assert re.findall(r"^\t\t(?!type)(.*)", shut, re.MULTILINE) == ['iif "lo" accept', 'oif "lo" accept']
+
 
 def test_reload_that_fails_keeps_the_rules_and_stopping_never_opens(machine: Booted) -> None:
     machine("systemctl", "start", "nftables.service")
@@ -91,21 +98,26 @@ def test_reload_that_fails_keeps_the_rules_and_stopping_never_opens(machine: Boo
     machine("systemctl", "stop", "nftables.service")
     assert machine("nft", "--stateless", "list", "ruleset") == before
 
+
 def test_reload_that_succeeds_changes_the_rules(machine: Booted) -> None:
     machine("systemctl", "start", "nftables.service")
     write(machine, "etc/nftables.d/host.nft", lambda text: text.replace("th dport { 68 }", "th dport { 69 }"))
     machine("systemctl", "reload", "nftables.service")
     assert "udp dport 69" in machine("nft", "list", "ruleset")
 
+
 # ---- tunnel
+
 
 def links(machine: Booted, *prefix: str) -> set[str]:
     return set(re.findall(r"^\d+: ([^:@]+)", machine(*prefix, "ip", "-oneline", "link"), re.MULTILINE))
+
 
 def within(machine: Booted) -> list[str]:
     """A command prefix: as the member sees the world."""
     process = machine("systemctl", "show", "--property=MainPID", "--value", "member.service").strip()
     return ["nsenter", f"--target={process}", "--net", "--mount"]
+
 
 def test_member_sees_its_tunnel_and_nothing_else(machine: Booted) -> None:
     machine("systemctl", "start", "member.service")
@@ -123,15 +135,21 @@ def test_member_sees_its_tunnel_and_nothing_else(machine: Booted) -> None:
     assert "10.1.0.9 logs.site.example logs" in machine(*inside, "cat", "/etc/hosts")
     assert "10.1.0.9" not in machine("cat", "/etc/hosts")
     assert "firewall admin input" in machine(*inside, "nft", "list", "ruleset")
-    for name, value in (("ipv4/ip_forward", "0"), ("ipv6/conf/all/disable_ipv6", "1"), ("ipv4/conf/all/rp_filter", "1")):
+    for name, value in (
+        ("ipv4/ip_forward", "0"),
+        ("ipv6/conf/all/disable_ipv6", "1"),
+        ("ipv4/conf/all/rp_filter", "1"),
+    ):
         assert machine(*inside, "cat", f"/proc/sys/net/{name}").strip() == value
     assert "inet6" not in machine(*inside, "ip", "address")
+
 
 def test_forwarding_is_on_where_it_is_asked_for(machine: Booted) -> None:
     write(machine, "etc/vauban/tunnels/admin.sysctl", lambda text: text.replace("ip_forward = 0", "ip_forward = 1"))
     machine("systemctl", "start", "member.service")
     assert machine(*within(machine), "cat", "/proc/sys/net/ipv4/ip_forward").strip() == "1"
     assert machine("cat", "/proc/sys/net/ipv4/ip_forward").strip() == "0"
+
 
 def test_tunnel_stops_and_starts_again_without_a_trace(machine: Booted) -> None:
     for _ in range(3):
@@ -147,6 +165,7 @@ def test_tunnel_stops_and_starts_again_without_a_trace(machine: Booted) -> None:
     assert "admin" not in links(machine)
     assert "lan-0" in links(machine), "the link was not given back"
     assert "failed" not in machine("systemctl", "list-units", "--all", "tunnel@*", "member*")
+
 
 @pytest.mark.parametrize(
     ("file", "content"),
@@ -167,6 +186,7 @@ def test_tunnel_that_cannot_be_made_whole_is_not_made(machine: Booted, file: str
     write(machine, file, lambda _text: good)
     machine("systemctl", "start", "member.service")
 
+
 def test_rules_of_a_tunnel_are_reloaded_or_stay(machine: Booted) -> None:
     machine("systemctl", "start", "member.service")
     inside = within(machine)
@@ -176,7 +196,9 @@ def test_rules_of_a_tunnel_are_reloaded_or_stay(machine: Booted) -> None:
     assert machine.state("tunnel@admin.service") == "active"
     assert machine(*inside, "nft", "--stateless", "list", "ruleset") == before
 
+
 # ---- strongswan
+
 
 @pytest.fixture
 def daemon(base: Path, tmp_path: Path) -> Iterator[Booted]:
@@ -198,6 +220,7 @@ def daemon(base: Path, tmp_path: Path) -> Iterator[Booted]:
     override.write_text("[Service]\nPrivateDevices=no\nDeviceAllow=/dev/net/tun\n")
     with booted(base, files, tmp_path / "scratch") as made:
         yield made
+
 
 def test_daemon_runs_confined_and_comes_back(daemon: Booted) -> None:
     daemon("systemctl", "start", "strongswan.service")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 from cryptography import x509
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Digest = hashes.SHA256 | hashes.SHA384
 BRAINPOOL = ec.BrainpoolP256R1()
 P256 = ec.SECP256R1()
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -55,15 +56,13 @@ class Certificate:
 class Authority(Certificate):
     """One that signs others."""
 
-    revoked: list[int] = field(default_factory=list)
-
     @classmethod
-    def root(cls, name: str, key: Key | None = None, digest: hashes.HashAlgorithm | None = None) -> Authority:
+    def root(cls, name: str, key: Key | None = None, digest: Digest | None = None) -> Authority:
         """One that signs itself."""
         key = key or ec_key()
         return cls(_sign(_name(name), key, _name(name), key, digest, _authority()), key)
 
-    def issuing(self, name: str, key: Key | None = None, digest: hashes.HashAlgorithm | None = None) -> Authority:
+    def issuing(self, name: str, key: Key | None = None, digest: Digest | None = None) -> Authority:
         """An authority below this one."""
         key = key or ec_key()
         return Authority(_sign(_name(name), key, self.certificate.subject, self.key, digest, _authority()), key)
@@ -72,21 +71,19 @@ class Authority(Certificate):
         self,
         identity: str,
         key: Key | None = None,
-        digest: hashes.HashAlgorithm | None = None,
+        digest: Digest | None = None,
         *,
         authority: bool = False,
         valid: tuple[datetime.datetime, datetime.datetime] = (NOW - DAY, NOW + 30 * DAY),
     ) -> Certificate:
         """A certificate for a host."""
         key = key or ec_key()
-        extensions = _authority() if authority else [(x509.BasicConstraints(False, None), True)]
+        extensions: list[Extension] = _authority() if authority else [(x509.BasicConstraints(False, None), True)]
         extensions.append((x509.SubjectAlternativeName([x509.DNSName(identity)]), False))
         issuer = self.certificate.subject
         return Certificate(_sign(_name(identity), key, issuer, self.key, digest, extensions, valid), key)
 
-    def revocations(
-        self, *revoked: Certificate, until: datetime.datetime = NOW + 7 * DAY, digest: hashes.HashAlgorithm | None = None
-    ) -> bytes:
+    def revocations(self, *revoked: Certificate, until: datetime.datetime = NOW + 7 * DAY) -> bytes:
         """A revocation list that names these."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
         builder = builder.last_update(until - 8 * DAY).next_update(until)
@@ -95,7 +92,7 @@ class Authority(Certificate):
         for each in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(each.certificate.serial_number)
             builder = builder.add_revoked_certificate(entry.revocation_date(NOW - DAY).build())
-        return builder.sign(self.key, digest or hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 Extension = tuple[x509.ExtensionType, bool]
@@ -119,7 +116,7 @@ def _sign(
     key: Key,
     issuer: x509.Name,
     issuer_key: Key,
-    digest: hashes.HashAlgorithm | None,
+    digest: Digest | None,
     extensions: list[Extension],
     valid: tuple[datetime.datetime, datetime.datetime] = (NOW - DAY, NOW + 30 * DAY),
 ) -> x509.Certificate:

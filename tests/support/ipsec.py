@@ -3,19 +3,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """IPsec daemons in network namespaces, with the configuration that the roles give them.
 
-What differs from a machine: ESP in user space (plugin kernel-libipsec), because not every kernel has it, a log in a file,
-and the places of files. The daemon runs as on a machine, as user 200 with CAP_NET_ADMIN alone.
+What differs from a machine: ESP in user space (plugin kernel-libipsec), because not every kernel has it, a log in a
+file, and the places of files. The daemon runs as on a machine, as user 200 with CAP_NET_ADMIN alone.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import rendering
@@ -57,7 +55,7 @@ swanctl {{
 
 
 class Daemon:
-    """charon in a namespace, with files of its own."""
+    """charon in namespace client or gateway, with files of its own."""
 
     def __init__(self, lab: Lab, namespace: str) -> None:
         self.lab = lab
@@ -75,8 +73,10 @@ class Daemon:
     def start(self) -> None:
         """Start it with no connections, and wait until it answers."""
         rendering.lay_down("strongswan", self.directory, strongswan_connections=[])
+        rendering.lay_down(f"ipsec_{self.namespace}", self.directory)
         settings = (self._etc / "strongswan.conf").read_text()
-        plugins = re.findall(r"load = (nonce .*)", settings)[0].replace("kernel-netlink", "kernel-libipsec kernel-netlink")
+        plugins = re.findall(r"load = (nonce .* kernel-netlink .*)", settings)[0]
+        plugins = plugins.replace("kernel-netlink", "kernel-libipsec kernel-netlink")
         (self._etc / "strongswan.conf").write_text(settings + _OVERRIDES.format(plugins=plugins, place=self.place))
         self.directory.chmod(0o777)
         self._launch()

@@ -81,7 +81,8 @@ class Lab:
     def add_link(self, one: tuple[str, str], other: tuple[str, str]) -> None:
         """Join two namespaces by a cable; each end is a namespace and the name of the interface there."""
         (here, name), (there, peer) = one, other
-        self.run("ip", "-netns", here, "link", "add", "name", name, "type", "veth", "peer", "name", peer, "netns", there)
+        made = ("name", name, "type", "veth", "peer", "name", peer, "netns", there)
+        self.run("ip", "-netns", here, "link", "add", *made)
         for namespace, interface in (one, other):
             self.run("ip", "-netns", namespace, "link", "set", "dev", interface, "up")
 
