@@ -92,6 +92,12 @@ class Pair:
         options.setdefault("revocations", [self.root.revocations()])
         self.daemons[end].configure([connection], change=change, **options)
 
+    def give_address(self, end: str) -> None:
+        """In user space it is a TUN interface of the daemon's own that leads to ESP."""
+        here, there = (INSIDE, BEYOND) if end == "client" else (BEYOND, INSIDE)
+        self.lab.add_address(end, "ipsec0", f"{here}/32")
+        self.lab.run("ip", "-netns", end, "route", "add", there, "dev", "ipsec0")
+
     def connect(self) -> subprocess.CompletedProcess[str]:
         return self.client.initiate("office", "admin")
 
@@ -129,11 +135,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         made.add_address("gateway", "eth0", f"{GATEWAY_ADDRESS}/24")
         pair = Pair(made)
         try:
-            for name, (here, there) in {"client": (INSIDE, BEYOND), "gateway": (BEYOND, INSIDE)}.items():
-                pair.daemons[name].start()
-                # In user space it is a TUN interface that leads to ESP.
-                made.add_address(name, "ipsec0", f"{here}/32")
-                made.run("ip", "-netns", name, "route", "add", there, "dev", "ipsec0")
+            for end, daemon in pair.daemons.items():
+                daemon.start()
+                pair.give_address(end)
             yield pair
         finally:
             for daemon in pair.daemons.values():
@@ -552,10 +556,12 @@ def test_peer_that_comes_again_replaces_itself(pair: Pair) -> None:
     """A client that was reset does not wait until its old association dies."""
     assert pair.connect().returncode == 0
     pair.client.restart()
+    pair.give_address("client")
     pair.configure("client")
     done = pair.connect()
     assert done.returncode == 0, done.stdout
     wait_for(lambda: pair.gateway.associations().count("ESTABLISHED") == 1, "both associations stay")
+    assert pair.carries()
 
 
 @REFUSES
