@@ -239,7 +239,7 @@ def test_daemon_runs_confined_and_comes_back(daemon: Booted) -> None:
 
 def test_counters_of_all_namespaces_get_into_the_journal(machine: Booted) -> None:
     """The role audit reads the journal and may do nothing else."""
-    machine("systemctl", "start", "member.service")
+    machine("systemctl", "start", "nftables.service", "member.service")
     machine("systemctl", "start", "firewall-counters.service")
     messages = machine("journalctl", "--unit=firewall-counters.service", "--output=cat", "--no-pager")
     assert messages.count('"name": "input_dropped"') == 2
