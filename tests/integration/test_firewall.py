@@ -14,8 +14,10 @@ import json
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,7 @@ FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 # Of both the machine that runs the test and the SDK.
 USERS = {"root": 0, "daemon": 1, "nobody": 65534}
 PORTS = (22, 443, 500, 4500, 8000, 8005, 8006)
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 IKE, ESP, OLD_IKE = bytes(4) + bytes(17) + b"\x20", b"\1\2\3\4" + bytes(18), bytes(4) + bytes(17) + b"\x10"
 
 
@@ -229,11 +232,7 @@ def arrived(made: Lab, cells: Sequence[Cell]) -> dict[Cell, bool]:
                 continue
     time.sleep(0.3)
     for (_namespace, _family, protocol, _port), listener in listeners.items():
-        while protocol == "udp":
-            try:
-                packet = listener.recv(100)
-            except BlockingIOError:
-                break
+        for packet in received(listener) if protocol == "udp" else ():
             results[cells[struct.unpack(">I", packet[-4:])[0]]] = True
     poll = select.poll()
     for sender in connecting:
@@ -340,6 +339,51 @@ def test_ruleset_that_does_not_load_leaves_the_old_one_in_force(network: Lab, br
     before = network.run("nft", "--stateless", "list", "ruleset", namespace="host").stdout
     assert not load(network, {**ruleset(ipv6=True), **broken}, check=False)
     assert network.run("nft", "--stateless", "list", "ruleset", namespace="host").stdout == before
+
+
+def test_reloading_opens_and_closes_nothing(network: Lab) -> None:
+    """All the while packets come that may pass, and packets that may not: each set arrives whole, or not at all."""
+    rules = ruleset(ipv6=False)
+    load(network, rules)
+    stop = threading.Event()
+    sent = {8006: 0, 8005: 0}  # what a raw rule allows, and what no rule does
+
+    def flood() -> None:
+        while not stop.is_set():
+            for port, sender in senders.items():
+                sender.sendto(b"x", (HOST["ipv4"], port))
+                sent[port] += 1
+
+    with ExitStack() as sockets:
+        senders: dict[int, socket.socket] = {}
+        listeners: dict[int, socket.socket] = {}
+        for port in sent:
+            senders[port] = sockets.enter_context(network.socket("outside", socket.AF_INET, socket.SOCK_DGRAM))
+            senders[port].bind((OUTSIDE["ipv4"][1], 0))
+            listeners[port] = sockets.enter_context(network.socket("host", socket.AF_INET, socket.SOCK_DGRAM))
+            listeners[port].setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 28)
+            listeners[port].bind((HOST["ipv4"], port))
+            listeners[port].setblocking(False)
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for _ in range(10):
+                load(network, rules)
+        finally:
+            stop.set()
+            thread.join()
+        arrived = {port: sum(1 for _packet in received(listener)) for port, listener in listeners.items()}
+    assert sent[8006] > 1000
+    assert arrived == {8006: sent[8006], 8005: 0}
+
+
+def received(listener: socket.socket) -> Iterator[bytes]:
+    """What has come so far."""
+    while True:
+        try:
+            yield listener.recv(2000)
+        except BlockingIOError:
+            return
 
 
 def test_the_ruleset_before_all_others_lets_nothing_through(network: Lab) -> None:
