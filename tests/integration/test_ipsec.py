@@ -548,8 +548,38 @@ def test_d12_lifetimes_are_bounded(pair: Pair) -> None:
         assert ike, found
         assert child, found
         assert int(ike[1]) <= 4 * 3600
-        assert int(ike[2]) <= 12 * 3600
+        assert int(ike[2]) <= (12 if daemon is pair.client else 13) * 3600
         assert int(child[1]) < int(child[2]) <= 2 * 3600
+
+
+def test_new_authentication_keeps_the_tunnel(pair: Pair) -> None:
+    assert pair.connect().returncode == 0
+    before = re.findall(r"^office: #(\d+)", pair.gateway.associations(), re.MULTILINE)
+    pair.client.swanctl("--rekey", "--ike", "office", "--reauth")
+
+    def replaced() -> bool:
+        now = re.findall(r"^office: #(\d+)", pair.gateway.associations(), re.MULTILINE)
+        return len(now) == 1 and now != before
+
+    wait_for(replaced, "the old association stays")
+    wait_for(pair.carries, "nothing comes through any more")
+
+
+def test_d10_new_list_counts_at_the_next_authentication(pair: Pair) -> None:
+    assert pair.connect().returncode == 0
+    pair.gateway.replace_revocations([pair.root.revocations(pair.own["client"])])
+    pair.client.swanctl("--rekey", "--ike", "office", "--reauth")
+    wait_for(lambda: "certificate was revoked" in pair.gateway.log(), "the new list is not looked at")
+
+
+def test_client_that_does_not_authenticate_anew_loses_its_tunnel(pair: Pair) -> None:
+    """As one would whose certificate was revoked. The gateway's patience is shortened to seconds."""
+    hurry = {"__strongswan_reauthentication": {True: 3600, False: 3}, "__strongswan_ike_overtime": 2}
+    pair.configure("gateway", **hurry)
+    assert pair.connect().returncode == 0
+    assert pair.carries()
+    wait_for(lambda: "ESTABLISHED" not in pair.gateway.associations(), "the gateway is too patient", seconds=20)
+    assert not pair.carries()
 
 
 def test_peer_that_comes_again_replaces_itself(pair: Pair) -> None:

@@ -139,6 +139,15 @@ class Daemon:
         self.swanctl("--load-all", "--clear", "--noprompt")
         self.log()
 
+    def replace_revocations(self, revocations: Sequence[bytes]) -> None:
+        """Give it new lists, as a site does every day, and reload as its unit does."""
+        for number, crl in enumerate(revocations):
+            self._put(f"x509crl/{number}.pem", crl)
+        unit = self.directory / "usr/lib/systemd/system/strongswan.service.d/50-strongswan.conf"
+        for arguments in re.findall(r"^ExecReload=/usr/sbin/swanctl (.+)", unit.read_text(), re.MULTILINE):
+            self.swanctl(*arguments.split())
+        self.log()
+
     def swanctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Ask the daemon."""
         return self.lab.run("swanctl", *arguments, namespace=self.namespace, env=self._environment, check=check)
