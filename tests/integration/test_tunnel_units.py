@@ -231,8 +231,12 @@ def test_daemon_runs_confined_and_comes_back(daemon: Booted) -> None:
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     daemon("systemctl", "reload", "strongswan.service")
     daemon("kill", "-KILL", process)
-    daemon("sh", "-c", "for i in $(seq 50); do systemctl is-active strongswan.service && exit; sleep 0.1; done; exit 1")
-    assert daemon("pidof", "charon-systemd").strip() != process
+
+    def another() -> bool:
+        now = daemon.run("pidof", "charon-systemd", check=False).stdout.strip()
+        return now not in ("", process) and daemon.state("strongswan.service") == "active"
+
+    wait_for(another, "it does not come back")
     daemon("systemctl", "stop", "strongswan.service")
     assert daemon.state("strongswan.service") == "inactive"
 
