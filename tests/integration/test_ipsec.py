@@ -574,7 +574,7 @@ def test_d10_new_list_counts_at_the_next_authentication(pair: Pair) -> None:
 
 def test_client_that_does_not_authenticate_anew_loses_its_tunnel(pair: Pair) -> None:
     """As one would whose certificate was revoked. The gateway's patience is shortened to seconds."""
-    hurry = {"__strongswan_reauthentication": {True: 3600, False: 3}, "__strongswan_ike_overtime": 2}
+    hurry: dict[str, Any] = {"__strongswan_reauthentication": {True: 3600, False: 3}, "__strongswan_ike_overtime": 2}
     pair.configure("gateway", **hurry)
     assert pair.connect().returncode == 0
     assert pair.carries()
