@@ -48,10 +48,10 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
+from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import PYDANTIC_ERROR
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.certificates import CRYPTOGRAPHY_ERROR
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite, load
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.validation import PYDANTIC_ERROR
 
 SHOWN = 50  # problems; more are rarely of another kind
 PARSER_ERROR = 4  # as Ansible's own commands end when an inventory cannot be parsed

@@ -13,11 +13,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import builds
+import hosts
 import pytest
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _errors
@@ -58,13 +60,13 @@ def base() -> Path:
 
 @pytest.fixture
 def play_in_tree(tmp_path: Path, layer: Path, base: Path) -> Play:
-    """Run tasks in the tree, all of them even if one fails; roles come before them, and must not fail."""
+    """Run tasks in the tree, all of them even if one fails."""
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed: run 'make host'")
     if os.geteuid() != 0:
         pytest.skip("the files of the tree belong to root")
 
-    def call(*tasks: Task, options: tuple[str, ...] = (), roles: Sequence[Task] = (), **variables: str) -> Played:
+    def call(*tasks: Task, options: tuple[str, ...] = (), **variables: str) -> Played:
         host = {
             "ansible_connection": "vauban.fleet.rootfs",
             "ansible_python_interpreter": "/run/vauban/python3",
@@ -79,9 +81,7 @@ def play_in_tree(tmp_path: Path, layer: Path, base: Path) -> Play:
         book = [{**task, **goes_on, "register": name} for task, name in zip(tasks, names, strict=True)]
         copied = {"content": f"{{{{ [{', '.join(names)}] | to_json }}}}", "dest": str(tmp_path / "results.json")}
         book.append({"ansible.builtin.copy": copied, "delegate_to": "localhost", "check_mode": False, "diff": False})
-        (tmp_path / "play.json").write_text(
-            json.dumps([{"hosts": "all", "gather_facts": False, "roles": [*roles], "tasks": book}])
-        )
+        (tmp_path / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": book}]))
         done = subprocess.run(
             [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json", *options],
             cwd=tmp_path,
@@ -132,3 +132,43 @@ def rootless(reference: builds.Built, user: builds.User, user_place: builds.Plac
     shutil.copytree(builds.REFERENCE["keys"], user_place.keys)
     user.take(user_place.keys)
     return user_place.built()
+
+
+def play_roles(directory: Path, base: Path, *roles: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Apply roles to a tree; changes go to ``layer`` below the directory."""
+    host = {
+        "ansible_connection": "vauban.fleet.rootfs",
+        "ansible_python_interpreter": "/run/vauban/python3",
+        "rootfs_sdk": str(SDK),
+        "rootfs_base": str(base),
+        "rootfs_layer": str(directory / "layer"),
+        **variables,
+    }
+    play = {"hosts": "all", "gather_facts": False, "roles": [f"vauban.fleet.{name}" for name in roles]}
+    (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": {"product": host}}}))
+    (directory / "play.json").write_text(json.dumps([play]))
+    return subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json"],
+        cwd=directory,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def image(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """The root tree with what the roles of a site put into each image, the topmost layer first."""
+    hosts.require()
+    directory = tmp_path_factory.mktemp("image")
+    done = play_roles(directory, base, "admin_access", "time_sync", "logging", "confinement")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory / "layer/upper", base
+
+
+@pytest.fixture
+def make_host(image: tuple[Path, ...], tmp_path: Path) -> Iterator[Callable[[str], hosts.Host]]:
+    """Start hosts that run this image, as many as a test wants; all end with it."""
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(hosts.host(name, SDK, image, tmp_path / name))

@@ -14,19 +14,21 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.render import A
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import ROLES, Views
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION
 
-from .conftest import Play
+from .conftest import play_roles
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "inventories/example_site/example.site.yml"
 
 
 @pytest.mark.parametrize("host", ["paris-gw1", "paris-logs1", "lyon-laptop-03"])
-def test_roles_and_renderer_agree(play_in_tree: Play, layer: Path, host: str) -> None:
+def test_roles_and_renderer_agree(base: Path, tmp_path: Path, host: str) -> None:
     plan = load(EXAMPLE).plan
     views = Views(plan).variables(host)
     assert set(views) == set(ROLES)
-    play_in_tree(roles=[{"role": f"vauban.fleet.{role}", **variables} for role, variables in views.items()])
+    variables = {name: value for each in views.values() for name, value in each.items()}
+    done = play_roles(tmp_path, base, *views, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
     rendered = Renderer(Views(plan), COLLECTION / "roles", plan.authorities).tree(host).files
     assert len(rendered) > 40
     for path, content in rendered.items():
         if not path.startswith(AUTHORITIES):
-            assert (layer / "upper" / path).read_bytes() == content.data, path
+            assert (tmp_path / "layer/upper" / path).read_bytes() == content.data, path

@@ -18,16 +18,14 @@ ROLES = Path(_errors.__file__).parents[2] / "roles"
 
 
 def render(role: str, **variables: Any) -> dict[str, str]:
-    """Contents by path. Constants of the role are there without being named, its defaults are not."""
-    path = ROLES / role / "vars/main.yml"
-    constants = yaml.safe_load(path.read_text("utf-8")) if path.exists() else {}
-    known = {**constants, **variables}
+    """Contents by path, without the leading slash. Defaults and constants of the role are there without being named."""
+    known = {**_read(ROLES / role / "defaults/main.yml"), **_read(ROLES / role / "vars/main.yml"), **variables}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     rendered = {}
     for source in sources(ROLES / role / "templates/root"):
-        template = environment.from_string(source.path.read_text("utf-8"))
+        text = source.path.read_text("utf-8")
         for place, item in source.instances(known.__getitem__):
-            rendered[place] = template.render({**known, "item": item})
+            rendered[place] = environment.from_string(text).render({**known, "item": item}) if source.template else text
     return rendered
 
 
@@ -37,6 +35,10 @@ def lay_down(role: str, directory: Path, **variables: Any) -> None:
         _write(directory / source.dest, source.path.read_text("utf-8"))
     for place, content in render(role, **variables).items():
         _write(directory / place, content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text("utf-8")) or {}) if path.exists() else {}
 
 
 def _write(path: Path, content: str) -> None:

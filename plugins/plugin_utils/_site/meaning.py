@@ -17,6 +17,7 @@ _CHECKS: tuple[Callable[[Plan], Iterator[Problem]], ...] = (
     networks.ipv6,
     networks.overlaps,
     tunnels.tunnels,
+    tunnels.profiles,
     tunnels.gateways,
     hosts.hosts,
     hosts.double_addresses,

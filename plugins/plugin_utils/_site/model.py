@@ -13,7 +13,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.validation import (
+from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,

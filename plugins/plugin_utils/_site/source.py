@@ -15,10 +15,10 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import BaseModel, ValidationError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import KINDS, Site
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path as Keys
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, SiteError, shown
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.validation import BaseModel, ValidationError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -14,6 +14,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import
 
 _RESERVED = (OUTER, "host", "lo", "all", "default", "none")
 _GATEWAY = "gateway"
+_MODERN = "modern"
 
 
 def tunnels(plan: Plan) -> Iterator[Problem]:
@@ -42,6 +43,16 @@ def tunnels(plan: Plan) -> Iterator[Problem]:
                 yield Problem(where, f"{unit} is a member of {before} already", "a unit lives in one namespace")
         yield from _pool(plan, name)
         yield from _selectors(plan, name)
+
+
+def profiles(plan: Plan) -> Iterator[Problem]:
+    """What the strongSwan of the images cannot do must not look as if it could."""
+    remedy = "choose dr: strongSwan 6.0 of Debian 13 is built without ML-KEM"
+    if plan.site.ipsec.profile == _MODERN:
+        yield Problem(("ipsec", "profile"), f"{_MODERN} finds no peer", remedy)
+    for key, host in plan.site.hosts.items():
+        if host.profile == _MODERN:
+            yield Problem(("hosts", key, "profile"), f"{_MODERN} finds no peer", remedy)
 
 
 def _pool(plan: Plan, name: str) -> Iterator[Problem]:

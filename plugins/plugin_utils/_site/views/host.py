@@ -27,6 +27,10 @@ ROLES = (
     "logging",
     "admin_access",
 )
+CLOCK = "chrony.service"
+COLLECTOR = "log-collector.service"
+# Where a server of time finds its certificate for NTS; the key is made there.
+NTS_CERTIFICATE, NTS_KEY = "/etc/chrony/nts.pem", "/etc/chrony/nts.key"
 _ANY = {4: "0.0.0.0", 6: "::"}
 
 
@@ -39,6 +43,8 @@ class Views:
         self._firewall = Firewall(plan, self._shared)
         self._ipsec = Ipsec(plan, self._shared)
         self._versions = (4, 6) if plan.site.ipv6 else (4,)
+        self._time_servers = frozenset(plan.site.time.servers if plan.site.time else ())
+        self._collectors = frozenset(plan.site.logs.collectors if plan.site.logs else ())
 
     def variables(self, name: str) -> dict[str, Mapping[str, Any]]:
         """The variables of a host, by role."""
@@ -88,15 +94,27 @@ class Views:
         plan = self._plan
         tunnels = plan.tunnels_of.get(name, ())
         product = plan.members[name].host.product
+        servers = (name in self._time_servers, name in self._collectors)
         members = self._shared.get(
-            ("members", tunnels, product),
-            lambda: [{"name": unit, "tunnel": tunnel} for tunnel in tunnels for unit in plan.members_of(name, tunnel)],
+            ("members", tunnels, product, servers),
+            lambda: [{"name": unit, "tunnel": tunnel} for tunnel in tunnels for unit in self._units(name, tunnel)],
         )
         return {
             "tunnel_ipv6": plan.site.ipv6,
             "tunnel_tunnels": [self._one_tunnel(name, tunnel) for tunnel in tunnels],
             "tunnel_members": members,
         }
+
+    def _units(self, name: str, tunnel: str) -> list[str]:
+        """The members of a tunnel on a host. A server of time asks outside, and answers inside by a unit of its own."""
+        units = self._plan.members_of(name, tunnel)
+        time, logs = self._plan.site.time, self._plan.site.logs
+        if time is not None and name in time.servers:
+            units = [unit for unit in units if unit != CLOCK]
+            units += [f"chronyd-server@{tunnel}.service"] if tunnel == time.via else []
+        if logs is not None and tunnel == logs.via and name in logs.collectors:
+            units.append(COLLECTOR)
+        return units
 
     def _one_tunnel(self, name: str, tunnel: str) -> dict[str, Any]:
         plan, part = self._plan, self._plan.site.tunnels[tunnel]
@@ -152,19 +170,26 @@ class Views:
     def _time(self, name: str) -> dict[str, Any]:
         plan, part = self._plan, self._plan.site.time
         if part is None:
-            return {"time_sync_servers": [], "time_sync_serve": False}
+            return {"time_sync_servers": [], "time_sync_instances": []}
+        authorities = self._shared.get(
+            ("authorities",), lambda: [text.decode("ascii").strip() for text in plan.authorities.values()]
+        )
         if name not in part.servers:
             servers = self._shared.get(
                 ("time",), lambda: [{"name": plan.fqdn(server), "nts": True, "key": None} for server in part.servers]
             )
-            return {"time_sync_servers": servers, "time_sync_serve": False}
-        clients = self._shared.get(("time clients",), lambda: [str(found) for found in plan.selectors(part.via)])
-        upstream = [{"name": server, "nts": True, "key": None} for server in part.upstream]
+            return {"time_sync_servers": servers, "time_sync_nts_authorities": authorities, "time_sync_instances": []}
+        instance = {
+            "name": part.via,
+            "addresses": [str(address) for address in plan.inner(name, part.via)],
+            "clients": [str(found) for found in plan.selectors(part.via)],
+        }
         return {
-            "time_sync_servers": upstream,
-            "time_sync_serve": True,
-            "time_sync_addresses": [],
-            "time_sync_clients": clients,
+            "time_sync_servers": [{"name": server, "nts": True, "key": None} for server in part.upstream],
+            "time_sync_nts_authorities": authorities,
+            "time_sync_nts_certificate": NTS_CERTIFICATE,
+            "time_sync_nts_key": NTS_KEY,
+            "time_sync_instances": [instance],
         }
 
     def _logs(self, name: str) -> dict[str, Any]:
