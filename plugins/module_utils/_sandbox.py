@@ -127,6 +127,7 @@ class Sandbox:
         privileged: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
+        detached: bool = False,
     ) -> list[str]:
         """The complete command line, for :func:`run` or a long-lived process.
 
@@ -134,11 +135,12 @@ class Sandbox:
         :param root: enter this tree instead of the SDK, which then appears at :data:`SDK_IN_TREE`.
         :param network: keep the host's network; otherwise only an own loopback interface exists.
         :param privileged: keep root's capabilities inside (root trees are written with many owners).
+        :param detached: let the program outlive the one that starts it.
         """
         if not self.sdk.exists():
             raise FleetError("the SDK is not there", where=str(self.sdk), remedy="run 'make build' (tag sdk builds it)")
         mounts = self._mounts(layers or {}, root)
-        words = ["bwrap", "--die-with-parent"]
+        words = ["bwrap"] if detached else ["bwrap", "--die-with-parent"]
         words += ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
         words += [] if network else ["--unshare-net"]
         words += ["--cap-add", "ALL"] if privileged else ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]

@@ -25,7 +25,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.arguments import 
     remove_strings,
     write_strings,
 )
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import Process, descendants, stat
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import Process, Stat, descendants, stat
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.qmp import Qmp
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.serial import Serial
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import MachineSpec, UefiBoot
@@ -137,31 +137,43 @@ class Machine:
         self.serial = Serial(directory / SERIAL_LOG, console, self._running)
         self._process = Process("QEMU", argv, directory / QEMU_LOG, runtime, terminal=spec.interactive)
         stack.callback(self.kill)
-        self._qemu = self._process.wait_until(self._find_qemu)
-        connection = self._process.wait_until(lambda: _connect(runtime / QMP_SOCKET))
-        try:
-            self.qmp = Qmp(connection)
-        except FleetError as exc:
-            raise self._process.failure(f"was not reached: {exc.message}") from exc
+        self._qemu = self._process.wait_until(lambda: find_qemu(self._process)).pid
+        self.qmp = reach_qmp(self._process, runtime)
         stack.callback(self.qmp.close)
         remove_strings(runtime)  # QEMU has read them
         if spec.restore is not None:
-            self._resume()
-
-    def _find_qemu(self) -> int | None:
-        """QEMU's own process: above it are those of the sandbox."""
-        return next((each.pid for each in descendants(self._process.pid) if each.name == QEMU_COMM), None)
-
-    def _resume(self) -> None:
-        deadline = time.monotonic() + RESTORE_TIMEOUT
-        while self.qmp.status() == "inmigrate":  # a "cont" sent now would be lost
-            if time.monotonic() > deadline:
-                raise self._process.failure(f"did not restore the machine within {RESTORE_TIMEOUT:g} s")
-            time.sleep(POLL_INTERVAL)
-        self.qmp.cont()
+            resume(self._process, self.qmp)
 
 
-def _connect(path: Path) -> socket.socket | None:
+def find_qemu(process: Process) -> Stat | None:
+    """QEMU's own process: above it are those of the sandbox."""
+    return next((each for each in descendants(process.pid) if each.name == QEMU_COMM), None)
+
+
+def reach_qmp(process: Process, runtime: Path) -> Qmp:
+    """Wait until the QEMU of a process that was just started can be asked and told.
+
+    :raises FleetError: it ended instead; carries its own messages.
+    """
+    connection = process.wait_until(lambda: connect(runtime / QMP_SOCKET))
+    try:
+        return Qmp(connection)
+    except FleetError as exc:
+        raise process.failure(f"was not reached: {exc.message}") from exc
+
+
+def resume(process: Process, qmp: Qmp) -> None:
+    """Let a machine continue from a saved state, once QEMU has read it."""
+    deadline = time.monotonic() + RESTORE_TIMEOUT
+    while qmp.status() == "inmigrate":  # a "cont" sent now would be lost
+        if time.monotonic() > deadline:
+            raise process.failure(f"did not restore the machine within {RESTORE_TIMEOUT:g} s")
+        time.sleep(POLL_INTERVAL)
+    qmp.cont()
+
+
+def connect(path: Path) -> socket.socket | None:
+    """A connection to a socket; None while nobody listens there."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(path))

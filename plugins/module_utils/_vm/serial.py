@@ -74,9 +74,9 @@ class Transcript:
         self._position = first.match.end()
         return first
 
-    def last_lines(self) -> str:
+    def last_lines(self, number: int = LAST_LINES) -> str:
         """The end of it, for messages."""
-        return "\n".join(f"  | {line}" for line in self.text.splitlines()[-LAST_LINES:])
+        return "\n".join(f"  | {line}" for line in self.text.splitlines()[-number:])
 
     def _search(self, patterns: Sequence[str], end: int) -> list[re.Match[str]]:
         matches = (re.compile(pattern).search(self.text, self._position, end) for pattern in patterns)
@@ -89,14 +89,25 @@ class Serial:
     :param log: the log, appended to by each boot.
     :param path: socket of the console; None when a person has it on the terminal.
     :param running: whether the guest's QEMU still runs.
+    :param offset: where this boot begins in the log; its end unless given.
+    :param lines: how many lines of the log errors quote.
     """
 
-    def __init__(self, log: Path, path: Path | None, running: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        log: Path,
+        path: Path | None,
+        running: Callable[[], bool],
+        *,
+        offset: int | None = None,
+        lines: int = LAST_LINES,
+    ) -> None:
         self.log = log
         self._path = path
         self._running = running
         self._transcript = Transcript()
-        self._offset = log.stat().st_size if log.exists() else 0
+        self._offset = offset if offset is not None else log.stat().st_size if log.exists() else 0
+        self._lines = lines
 
     @property
     def text(self) -> str:
@@ -131,6 +142,26 @@ class Serial:
                 raise self._error(f"{timeout:g} s passed", wanted)
             time.sleep(POLL_INTERVAL)
 
+    def wait_until(
+        self, ready: Callable[[], bool], what: str, *, timeout: float, fail_on: Sequence[str] = DEFAULT_FAILURES
+    ) -> None:
+        """Wait until something is true that does not show on the console; arguments and errors as for the above.
+
+        :param what: the same, for messages.
+        """
+        deadline = time.monotonic() + timeout
+        while not ready():
+            ended = not self._running()
+            self._read()
+            found = self._transcript.find([], fail_on)
+            if found is not None:
+                raise self._error(f"the guest printed {_line(found.match)!r}", [what])
+            if ended:
+                raise self._error("the machine ended", [what])
+            if time.monotonic() > deadline:
+                raise self._error(f"{timeout:g} s passed", [what])
+            time.sleep(POLL_INTERVAL)
+
     def send(self, text: str, *, timeout: float = 30.0) -> None:
         """Type text (add the newline yourself); returns when the guest has taken it all.
 
@@ -160,7 +191,7 @@ class Serial:
         return bool(data)
 
     def _error(self, event: str, wanted: Sequence[str]) -> SerialError:
-        lines = self._transcript.last_lines() or "  | (nothing)"
+        lines = self._transcript.last_lines(self._lines) or "  | (nothing)"
         return SerialError(
             f"{event} before {' or '.join(map(repr, wanted))}; the console's last lines:\n{lines}",
             remedy=f"read the whole log: {self.log}",

@@ -44,24 +44,33 @@ class Tpm:
     :param state: made by :func:`manufacture`.
     :param runtime: directory for the control socket, which QEMU finds there as :data:`SOCKET`.
     :param log: gets swtpm's command and messages.
+    :param detached: as for :class:`Process`; it then ends when QEMU has hung up.
     :raises FleetError: swtpm did not start; carries its own messages.
     """
 
-    def __init__(self, sandbox: Sandbox, state: Path, runtime: Path, log: Path) -> None:
+    def __init__(
+        self, sandbox: Sandbox, state: Path, runtime: Path, log: Path, *, detached: Path | None = None
+    ) -> None:
         words = ["swtpm", "socket", "--tpm2", "--tpmstate", "dir=/run/tpm", "--terminate"]
         words += ["--ctrl", f"type=unixio,path=/run/runtime/{SOCKET}", "--pid", f"file=/run/runtime/{PID_FILE}"]
         binds = [Bind(state, "/run/tpm", writable=True), Bind(runtime, "/run/runtime", writable=True)]
-        self._argv = sandbox.argv(words, binds=binds)
+        self._argv = sandbox.argv(words, binds=binds, detached=detached is not None)
         self._runtime = runtime
         self._log = log
+        self._detached = detached
 
-    def __enter__(self) -> Tpm:
-        self._process = Process("swtpm", self._argv, self._log, self._runtime)
+    def start(self) -> None:
+        """Start it; it can be connected to when this returns."""
+        (self._runtime / PID_FILE).unlink(missing_ok=True)
+        self._process = Process("swtpm", self._argv, self._log, self._runtime, detached=self._detached)
         try:
             self._process.wait_until((self._runtime / PID_FILE).exists)
         except BaseException:
             self._process.stop()
             raise
+
+    def __enter__(self) -> Tpm:
+        self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
