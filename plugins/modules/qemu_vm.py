@@ -29,8 +29,8 @@ options:
       - V(started) boots the machine unless it runs with the same options. With other options it is stopped first.
       - V(stopped) presses the power button, and pulls the plug after O(stop_timeout) seconds.
       - V(absent) pulls the plug and removes the directory.
-      - V(saved) writes memory, disks, TPM and firmware variables of the running machine to O(snapshot) and ends it. If
-        it does not run and the snapshot is there and of the same options, nothing is done.
+      - V(saved) gives it the O(snapshot), and leaves it stopped. A running machine writes memory, disks, TPM and firmware
+        variables there. One that does not run is booted for that, unless the snapshot is there and of the same options.
       - V(restored) lets the machine continue from O(snapshot). What it did since is lost, so this always changes.
     type: str
     choices: [started, stopped, absent, saved, restored]
@@ -154,7 +154,8 @@ options:
     type: int
     default: 22
   marker:
-    description: Regular expression for O(wait_for=marker). After a restore nothing is waited for but the machine.
+    description: Regular expression for O(wait_for=marker). A machine that was restored has printed it long before, and
+      is not asked for it again.
     type: str
   failures:
     description: Regular expressions that show on the console when the guest has failed, and end the wait at once,
@@ -358,6 +359,7 @@ class Task:
     def __init__(self, parameters: dict[str, Any], *, check_mode: bool) -> None:
         self.parameters = parameters
         self.check_mode = check_mode
+        self.retried = ""
         directory = Path(parameters["directory"])
         sandbox = Sandbox(Path(parameters["sdk"]), directory / "mounts") if parameters["sdk"] else None
         self.resident = Resident(directory, sandbox, lines=parameters["log_lines"])
@@ -402,7 +404,14 @@ class Task:
             if before == "started":
                 self.resident.stop(self.parameters["stop_timeout"])
             self.resident.start(self.options)
-        self._wait(restored=False)
+        try:
+            self._wait(restored=False)
+        except FleetError:
+            if not self.resident.emulator_failed():
+                raise
+            self.retried = self.resident.emulator_log()
+            self.resident.start(self.options)
+            self._wait(restored=False)
         return reason, "started"
 
     def _stopped(self, before: str) -> tuple[str | None, str]:
@@ -423,11 +432,18 @@ class Task:
     def _saved(self, before: str) -> tuple[str | None, str]:
         assert self.options is not None
         name = self.parameters["snapshot"]
-        if before != "started" and name in self.resident.snapshots() and not self.resident.stale(name, self.options):
+        if before == "started":
+            reason = "the machine was started"
+        elif name not in self.resident.snapshots():
+            reason = f"there was no snapshot '{name}'"
+        elif changed := self.resident.stale(name, self.options):
+            reason = f"changed since the snapshot: {', '.join(changed)}"
+        else:
             return None, before
         if not self.check_mode:
+            self._started(before)
             self.resident.save(name)
-        return f"the machine was {before}", "stopped"
+        return reason, "stopped"
 
     def _restored(self, _before: str) -> tuple[str | None, str]:
         assert self.options is not None
@@ -444,8 +460,11 @@ class Task:
                 self.resident.wait_for_ssh(parameters["ssh_port"], parameters["timeout"], failures)
             elif parameters["wait_for"] == "marker" and not restored:
                 self.resident.wait_for_marker(parameters["marker"], parameters["timeout"], failures)
-        except FleetError:
+        except FleetError as exc:
+            printed = self.resident.emulator_log() if self.resident.process() is None else ""
             self.resident.stop(0)  # its logs stay, for whoever reads the error
+            if printed:
+                raise FleetError(f"{exc.message}\nQEMU printed: {printed}", where=exc.where, remedy=exc.remedy) from exc
             raise
 
     def _facts(self, state: str) -> dict[str, Any]:
@@ -479,7 +498,10 @@ def main() -> None:
     )
     os.umask(0o077)
     try:
-        result = Task(module.params, check_mode=module.check_mode).run()
+        task = Task(module.params, check_mode=module.check_mode)
+        result = task.run()
+        if task.retried:
+            module.warn(f"{module.params['name']}: QEMU failed and was started again: {task.retried}")
     except FleetError as exc:
         module.fail_json(msg=str(exc), failure=exc.as_failure())
     module.exit_json(**result)

@@ -69,6 +69,8 @@ _BANNER = b"SSH-"
 _POLL_INTERVAL = 0.1
 _PORT_TAKEN = "Could not set up host forwarding rule"
 _PORT_TRIES = 3
+# With several CPUs QEMU 10.0 now and then aborts while an emulated guest moves PCI regions about.
+_EMULATOR_FAULT = "iotlb_to_section: Assertion"
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,18 @@ class Resident:
         """In what the options, or files that the machine reads, differ from those of a snapshot."""
         known = json.loads((self._snapshot(name) / RECORD).read_text("utf-8"))
         return _changed(known["wanted"], _fingerprint(options, self._sdk()))
+
+    def emulator_failed(self) -> bool:
+        """Whether QEMU ended by a known fault of its own, which has nothing to do with the guest and seldom recurs."""
+        return self.process() is None and _EMULATOR_FAULT in self.emulator_log()
+
+    def emulator_log(self) -> str:
+        """The end of what QEMU printed since it was last started."""
+        log = self.directory / QEMU_LOG
+        text = log.read_text("utf-8", "replace") if log.exists() else ""
+        *_earlier, last = text.split("\n$ mkdir")
+        # First comes the command, which ends with QEMU's last argument.
+        return last.partition(" -- qemu-system-x86_64 ")[2].partition("\n")[2].strip()
 
     def port(self, guest: int) -> int | None:
         """The loopback port that leads to a port of the guest."""
