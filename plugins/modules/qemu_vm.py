@@ -29,8 +29,9 @@ options:
       - V(started) boots the machine unless it runs with the same options. With other options it is stopped first.
       - V(stopped) presses the power button, and pulls the plug after O(stop_timeout) seconds.
       - V(absent) pulls the plug and removes the directory.
-      - V(saved) gives it the O(snapshot), and leaves it stopped. A running machine writes memory, disks, TPM and firmware
-        variables there. One that does not run is booted for that, unless the snapshot is there and of the same options.
+      - V(saved) gives it the O(snapshot), and leaves it stopped. A running machine writes memory, disks, TPM and
+        firmware variables there. One that does not run is booted for that, unless the snapshot is there and of the same
+        options.
       - V(restored) lets the machine continue from O(snapshot). What it did since is lost, so this always changes.
     type: str
     choices: [started, stopped, absent, saved, restored]

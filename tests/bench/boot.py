@@ -29,16 +29,17 @@ from pathlib import Path
 from build import ROOT
 
 sys.path.insert(0, str(ROOT / "build/collections"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 
-from ansible_collections.vauban.fleet.plugins.module_utils._image import apt
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, remove_tree, run_with_ids
+from stock import bootstrap, lay_down
+
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, remove_tree
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import accel, installed
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.firmware import create_vars
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, UefiBoot, UserNic
 
 RELEASE = ROOT / "build/gateway/current"
-CODENAME = "trixie"
 DEFAULT_TARGET = r"Reached target .*multi-user\.target"
 BOOTS = 2
 TIMEOUT = 900  # seconds
@@ -91,14 +92,8 @@ def make_stock(directory: Path, sandbox: Sandbox) -> Path:
         return image
     tree, definitions = directory / "stock-tree", directory / "stock-partitions"
     remove_tree(tree)
-    mirrors, sources = apt.host_mirrors(), directory / "stock.list"
-    lines = [f"deb [signed-by={apt.KEYRING}] {mirrors[s.archive]} {s.name} main\n" for s in apt.suites(CODENAME)]
-    sources.write_text("".join(lines))
-    options = ["--mode=root", "--variant=important", "--format=directory", "--quiet", f"--include={','.join(PACKAGES)}"]
-    run_with_ids(["mmdebstrap", *options, "", str(tree), str(sources)])
-    for name, text in FILES.items():
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_text(text)
+    bootstrap(tree, variant="important", packages=PACKAGES)
+    lay_down(tree, FILES)
     for name in ("vmlinuz", "initrd.img"):  # links into /boot, which systemd-repart(8) leaves to the ESP
         real = tree / os.readlink(tree / name)
         (tree / name).unlink()

@@ -9,7 +9,7 @@ files mounts the tree read-only, and the writable places are overlays in memory.
 harness; it lies in a network namespace of its own with an sshd that only test guests have, so that firewall,
 addresses and sshd of the system under test are its own.
 
-usage: guests.py image --sdk SDK --base TREE [--layer DIRECTORY] --dest DIRECTORY
+usage: guests.py --sdk SDK --base TREE [--layer DIRECTORY] --dest DIRECTORY
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build/collections"))
@@ -122,44 +123,51 @@ def _write_harness(harness: Path, trees: tuple[Path | None, ...], dest: Path) ->
     """The topmost layer: the harness's sshd, its keys, and a user without a locked password."""
     harness.chmod(0o755)
     shutil.copytree(GUEST / "root", harness, symlinks=True, dirs_exist_ok=True)
-    host, client = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    _write(harness / "usr/lib/guest/host_key", _private(host), 0o600)
-    _write(harness / "usr/lib/guest/authorized_keys", _public(client) + b"\n", 0o644)
-    _write(dest / CLIENT_KEY, _private(client), 0o600)
-    _write(dest / KNOWN_HOSTS, b"* " + _public(host) + b"\n", 0o644)
+    host, client = new_key(), new_key()
+    write(harness / "usr/lib/guest/host_key", host.private, 0o600)
+    write(harness / "usr/lib/guest/authorized_keys", client.public + b"\n", 0o644)
+    write(dest / CLIENT_KEY, client.private, 0o600)
+    write(dest / KNOWN_HOSTS, b"* " + host.public + b"\n", 0o644)
     # root has neither a password that sshd would accept as unlocked nor a shell, and shall keep it that way.
     for name, entry, mode in (
         ("etc/passwd", f"{USER}:x:0:0:test harness:/root:/bin/sh\n", 0o644),
         ("etc/shadow", f"{USER}:*:20000::::::\n", 0o640),
     ):
         (source,) = [tree / name for tree in trees if tree is not None and (tree / name).exists()][:1]
-        _write(harness / name, source.read_bytes() + entry.encode(), mode)
+        write(harness / name, source.read_bytes() + entry.encode(), mode)
         os.chown(harness / name, source.stat().st_uid, source.stat().st_gid)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+@dataclass(frozen=True)
+class Key:
+    """An ssh key pair, as OpenSSH writes it to files."""
+
+    private: bytes
+    public: bytes
+
+
+def new_key() -> Key:
+    """A key that only test machines know."""
+    key = Ed25519PrivateKey.generate()
+    encoding = serialization.Encoding
+    return Key(
+        key.private_bytes(encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()),
+        key.public_key().public_bytes(encoding.OpenSSH, serialization.PublicFormat.OpenSSH),
+    )
+
+
+def write(path: Path, content: bytes, mode: int) -> None:
+    """Give a file this content and mode."""
     with replacing_file(path, mode=mode) as temporary:
         temporary.write_bytes(content)
-
-
-def _private(key: Ed25519PrivateKey) -> bytes:
-    form = serialization.PrivateFormat.OpenSSH
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-
-
-def _public(key: Ed25519PrivateKey) -> bytes:
-    form = serialization.PublicFormat.OpenSSH
-    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, form)
 
 
 def main() -> int:
     """Make what the command line asks for; print whether anything was made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    image = commands.add_parser("image", help="a product's tree with what roles wrote over it")
     for name in ("sdk", "base", "dest"):
-        image.add_argument(f"--{name}", type=Path, required=True)
-    image.add_argument("--layer", type=Path)
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--layer", type=Path)
     arguments = parser.parse_args()
     try:
         changed = make_image(arguments.sdk, arguments.base, arguments.dest, layer=arguments.layer)

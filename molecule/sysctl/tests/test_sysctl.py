@@ -22,10 +22,10 @@ def running(host: Host, names: list[str]) -> dict[str, str]:
 
 
 def test_every_setting_is_in_force(host: Host) -> None:
-    """The dash forgives a missing setting; Debian's kernel has all but none is missed silently."""
+    """Those with a dash, too: Debian's kernel has all of them."""
     text = host.file("/usr/lib/sysctl.d/60-vauban.conf").content_string
     wanted = dict(LINE.findall(text))
-    assert len(wanted) > 50
+    assert len(wanted) == len([line for line in text.splitlines() if line and not line.startswith("#")]) >= 50
     assert running(host, list(wanted)) == wanted
 
 
@@ -49,7 +49,8 @@ def test_setting_is_that_of_the_machine(machine: Any, name: str, setting: str, v
 def test_client_has_no_ipv6_address_and_gets_none(machine: Any) -> None:
     client = machine("client")
     assert client.run("ip -6 address").stdout == ""
-    tried = client.run("ip link add probe type dummy && ip link set probe up && ip -6 address add 2001:db8::1/64 dev probe")
+    client.run_expect([0], "ip link add probe type dummy && ip link set probe up")
+    tried = client.run("ip -6 address add 2001:db8::1/64 dev probe")
     client.run("ip link delete probe")
     assert tried.rc != 0
     assert "Permission denied" in tried.stderr or "disabled" in tried.stderr.lower()

@@ -4,6 +4,7 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -67,6 +68,7 @@ _MOUNTS = "mounts"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BANNER = b"SSH-"
 _POLL_INTERVAL = 0.1
+_PRESS_INTERVAL = 5.0
 _PORT_TAKEN = "Could not set up host forwarding rule"
 _PORT_TRIES = 3
 # With several CPUs QEMU 10.0 now and then aborts while an emulated guest moves PCI regions about.
@@ -178,11 +180,12 @@ class Resident:
 
         :returns: whether the guest switched itself off.
         """
-        obeyed = False
-        if self.process() is not None:
-            with self._qmp() as qmp:
+        obeyed, deadline = False, time.monotonic() + timeout
+        while self.process() is not None and not obeyed and time.monotonic() < deadline:
+            with contextlib.suppress(FleetError), self._qmp() as qmp:  # it may end meanwhile
                 qmp.powerdown()
-            obeyed = self._wait_end(timeout)
+            # A guest that has just come up does not listen to the button yet, and forgets that it was pressed.
+            obeyed = self._wait_end(min(_PRESS_INTERVAL, deadline - time.monotonic()))
         self._clean()
         return obeyed
 
