@@ -108,7 +108,8 @@ def test_no_module_can_be_loaded_any_more(shell: Shell) -> None:
 
 
 def test_kernel_settings_are_applied(shell: Shell) -> None:
-    lines = shell("grep --no-filename '^[a-z]' /usr/lib/sysctl.d/60-vauban.conf").splitlines()
+    files = "/usr/lib/sysctl.d/60-vauban.conf /etc/sysctl.d/70-vauban.conf"
+    lines = shell(f"grep --no-filename '^[a-z]' {files}").splitlines()
     wanted = [tuple(part.strip() for part in line.split("=", 1)) for line in lines]
     assert len(wanted) > 30
     running = shell("sysctl " + " ".join(key for key, _value in wanted)).splitlines()

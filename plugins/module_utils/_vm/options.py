@@ -152,7 +152,9 @@ def _disk(key: str, disk: Mapping[str, Any]) -> dict[str, Any]:
 
 def _network(key: str, network: Mapping[str, Any]) -> dict[str, Any]:
     kind, mac = network["kind"], network["mac"]
-    _require(mac is None or MAC.fullmatch(mac.lower()), f"{key}.mac", f"{mac!r} is no address like 52:54:00:12:34:56")
+    if mac is not None and not MAC.fullmatch(mac.lower()):
+        remedy = "write it in quotes: YAML takes digits with colons for a number" if mac.isdecimal() else None
+        raise FleetError(f"{mac!r} is no address like 52:54:00:12:34:56", where=f"{key}.mac", remedy=remedy)
     segment = network["segment"]
     _require((kind == "segment") == bool(segment), f"{key}.segment", "a segment, and nothing else, has a name")
     _require(kind == "user" or not network["forwards"], f"{key}.forwards", "only kind user forwards ports")
