@@ -69,6 +69,13 @@ class CallbackModule(Default):
             sys.stdout.write(f"\r\033[K  … {_name(task)}\r")
             sys.stdout.flush()
 
+    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+        """As any other task."""
+        if self._compact:
+            self.v2_playbook_on_task_start(task, False)
+        else:
+            super().v2_playbook_on_handler_task_start(task)
+
     def v2_playbook_on_include(self, included_file: Any) -> None:
         """Only in full."""
         if not self._compact:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -21,7 +22,10 @@ import guests
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import holders, kill, stat
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.resident import FAMILY, RECORD, Resident
 from ansible_collections.vauban.fleet.plugins.modules.qemu_vm import SPEC, Task
@@ -222,6 +226,29 @@ def test_guest_that_panics_is_reported_with_its_console(guest: Options, tmp_path
     assert not family(str(directory))
     assert call(options, state="absent")["changed"]
     assert not call(options, state="absent")["changed"]
+
+
+@pytest.mark.parametrize(
+    ("enforced", "marker"),
+    # The shell that comes with the firmware is signed by nobody.
+    [(True, "BdsDxe: No bootable option"), (False, "UEFI Interactive Shell")],
+)
+def test_firmware_enforces_the_keys_of_the_product(tmp_path: Path, enforced: bool, marker: str) -> None:
+    edk2 = pytest.importorskip("virt.firmware.varstore.edk2")
+    (tmp_path / "mounts").mkdir()
+    keys = ProductKeys(tmp_path / "keys")
+    ensure(keys, KeyRequest("firmware"), Sandbox(SDK, tmp_path / "mounts"), now=dt.datetime.now(dt.UTC))
+    directory = tmp_path / "vm"
+    options = {"name": "firmware", "directory": str(directory), "sdk": str(SDK), "memory": "256M", "cpus": 1}
+    firmware = {"secure_boot": enforced, "keys": str(keys.directory)}
+    try:
+        failures = [] if not enforced else ["UEFI Interactive Shell"]
+        call(options, firmware=firmware, wait_for="marker", marker=marker, failures=failures, timeout=120)
+        variables = edk2.Edk2VarStore(str(directory / "variables.fd")).get_varlist()
+        assert {"PK", "KEK", "db"} <= set(variables)
+        assert variables["SecureBootEnable"].data == (b"\1" if enforced else b"\0")
+    finally:
+        call(options, state="absent")
 
 
 def test_directory_with_other_files_is_left_alone(guest: Options, tmp_path: Path) -> None:

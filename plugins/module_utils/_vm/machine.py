@@ -100,9 +100,7 @@ class Machine:
         if path.resolve().parent != self.spec.directory.resolve():
             raise FleetError(f"not in the machine's directory {self.spec.directory}", where=str(path))
         with replacing_file(path, mode=0o600) as temporary:  # holds the guest's memory, so its secrets
-            self.qmp.stop()
-            self.qmp.migrate(f"file:{DIRECTORY}/{temporary.name}")
-            self.qmp.quit()
+            write_state(self.qmp, Path(temporary.name))
             self.wait_exit(RESTORE_TIMEOUT)
 
     def cpu_seconds(self) -> float:
@@ -160,6 +158,17 @@ def reach_qmp(process: Process, runtime: Path) -> Qmp:
         return Qmp(connection)
     except FleetError as exc:
         raise process.failure(f"was not reached: {exc.message}") from exc
+
+
+def write_state(qmp: Qmp, path: Path) -> None:
+    """Halt a machine, write its state, let QEMU end.
+
+    :param path: relative to the machine's directory.
+    :raises FleetError: QEMU failed; carries its reason.
+    """
+    qmp.stop()
+    qmp.migrate(f"file:{DIRECTORY}/{path}")
+    qmp.quit()
 
 
 def resume(process: Process, qmp: Qmp) -> None:

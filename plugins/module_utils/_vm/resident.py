@@ -26,7 +26,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.accel import Accelerator, detect, kvm, tcg
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.arguments import (
-    DIRECTORY,
     QMP_SOCKET,
     SERIAL_LOG,
     SERIAL_SOCKET,
@@ -45,6 +44,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import (
     find_qemu,
     reach_qmp,
     resume,
+    write_state,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import (
     LOOPBACK,
@@ -212,9 +212,7 @@ class Resident:
         with replacing_directory(dest, mode=0o700) as temporary:  # holds the guest's memory, so its secrets
             (temporary / MEMORY).touch(mode=0o600)
             with self._qmp() as qmp:
-                qmp.stop()
-                qmp.migrate(f"file:{DIRECTORY}/{(temporary / MEMORY).relative_to(self.directory)}")
-                qmp.quit()
+                write_state(qmp, (temporary / MEMORY).relative_to(self.directory))
             if not self._wait_end(RESTORE_TIMEOUT):
                 raise FleetError("QEMU did not end", where=str(self.directory / QEMU_LOG))
             self._clean()
