@@ -14,7 +14,13 @@ import pytest
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CLEAN_ENVIRONMENT
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import Process, descendants, stat
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import (
+    Process,
+    descendants,
+    holders,
+    kill,
+    stat,
+)
 
 
 def start(tmp_path: Path, script: str) -> Process:
@@ -63,3 +69,41 @@ def test_names_with_parentheses_are_understood(tmp_path: Path) -> None:
     assert facts.cpu >= 0
     child.communicate(b"\n")
     assert stat(child.pid) is None
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    path = tmp_path / "family"
+    path.touch()
+    return path
+
+
+def test_detached_process_is_found_by_its_file_with_its_children(tmp_path: Path, family: Path) -> None:
+    argv = ["/bin/sh", "-c", "sleep 600 & exec sleep 600"]
+    detached = Process("two", argv, tmp_path / "log", tmp_path / "runtime", detached=family)
+    stranger = subprocess.Popen(["sleep", "600"])
+    try:
+        detached.wait_until(lambda: len(holders(family)) == 2 and all(each.name == "sleep" for each in holders(family)))
+        assert os.getsid(detached.pid) == detached.pid
+        found = holders(family)
+        assert stranger.pid not in {each.pid for each in found}
+        kill(found)
+        assert not holders(family)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_process_that_only_has_the_same_number_is_spared() -> None:
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        found = stat(process.pid)
+        assert found is not None
+        kill([found._replace(started=found.started - 1)])
+        assert process.poll() is None
+        kill([found])
+        assert process.wait(10) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
