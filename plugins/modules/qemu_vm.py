@@ -29,9 +29,8 @@ options:
       - V(started) boots the machine unless it runs with the same options. With other options it is stopped first.
       - V(stopped) presses the power button, and pulls the plug after O(stop_timeout) seconds.
       - V(absent) pulls the plug and removes the directory.
-      - V(saved) gives it the O(snapshot), and leaves it stopped. A running machine writes memory, disks, TPM and
-        firmware variables there. One that does not run is booted for that, unless the snapshot is there and of the same
-        options.
+      - V(saved) sees to it that there is a O(snapshot) of memory, disks, TPM and firmware variables. If there is none
+        of the same options, the machine is booted unless it runs, and stopped when all is written.
       - V(restored) lets the machine continue from O(snapshot). What it did since is lost, so this always changes.
     type: str
     choices: [started, stopped, absent, saved, restored]
@@ -39,6 +38,10 @@ options:
   snapshot:
     description: Name of the snapshot, for O(state=saved) and O(state=restored).
     type: str
+  replace_snapshot:
+    description: For O(state=saved), take the O(snapshot) even if there is one of the same options.
+    type: bool
+    default: false
   sdk:
     description: The SDK, as an image file or as an unpacked tree. Not needed to stop or remove a machine.
     type: path
@@ -333,6 +336,7 @@ SPEC: dict[str, Any] = {
         "default": "started",
     },
     "snapshot": {"type": "str"},
+    "replace_snapshot": {"type": "bool", "default": False},
     "sdk": {"type": "path"},
     "memory": {"type": "str", "default": "512M"},
     "cpus": {"type": "int", "default": 2},
@@ -406,13 +410,13 @@ class Task:
                 self.resident.stop(self.parameters["stop_timeout"])
             self.resident.start(self.options)
         try:
-            self._wait(restored=False)
+            self._wait()
         except FleetError:
             if not self.resident.emulator_failed():
                 raise
             self.retried = self.resident.emulator_log()
             self.resident.start(self.options)
-            self._wait(restored=False)
+            self._wait()
         return reason, "started"
 
     def _stopped(self, before: str) -> tuple[str | None, str]:
@@ -433,8 +437,8 @@ class Task:
     def _saved(self, before: str) -> tuple[str | None, str]:
         assert self.options is not None
         name = self.parameters["snapshot"]
-        if before == "started":
-            reason = "the machine was started"
+        if self.parameters["replace_snapshot"]:
+            reason = f"'{name}' was to be taken anew"
         elif name not in self.resident.snapshots():
             reason = f"there was no snapshot '{name}'"
         elif changed := self.resident.stale(name, self.options):
@@ -450,16 +454,16 @@ class Task:
         assert self.options is not None
         if not self.check_mode:
             self.resident.restore(self.parameters["snapshot"], self.options)
-            self._wait(restored=True)
+            self._wait()
         return f"the machine was set back to '{self.parameters['snapshot']}'", "started"
 
-    def _wait(self, *, restored: bool) -> None:
+    def _wait(self) -> None:
         parameters = self.parameters
         failures = (*DEFAULT_FAILURES, *parameters["failures"])
         try:
             if parameters["wait_for"] == "ssh":
                 self.resident.wait_for_ssh(parameters["ssh_port"], parameters["timeout"], failures)
-            elif parameters["wait_for"] == "marker" and not restored:
+            elif parameters["wait_for"] == "marker" and not self.resident.restored():
                 self.resident.wait_for_marker(parameters["marker"], parameters["timeout"], failures)
         except FleetError as exc:
             printed = self.resident.emulator_log() if self.resident.process() is None else ""

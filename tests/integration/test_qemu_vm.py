@@ -151,6 +151,7 @@ def test_snapshot_is_kept_until_something_changes(guest: Options, running: dict[
     assert call(guest, state="stopped", stop_timeout=0)["changed"]
     saved = call(guest, state="saved", snapshot="booted")
     assert not saved["changed"]
+    assert saved["state"] == "stopped"
     assert saved["snapshots"] == ["booted"]
     said = call(guest, check_mode=True, state="saved", snapshot="booted", cpus=2)
     assert said["reason"] == "changed since the snapshot: cpus"
@@ -158,6 +159,17 @@ def test_snapshot_is_kept_until_something_changes(guest: Options, running: dict[
         call(guest, state="restored", snapshot="booted", cpus=2)
     with pytest.raises(FleetError, match="there is no snapshot 'other'; there are: booted"):
         call(guest, state="restored", snapshot="other")
+
+
+def test_snapshot_of_a_running_machine_is_kept_or_taken_anew(guest: Options, running: dict[str, Any]) -> None:
+    waits = {"wait_for": "marker", "marker": "GUEST READY", "timeout": 30}
+    kept = call(guest, state="saved", snapshot="booted", **waits)
+    assert not kept["changed"]
+    assert kept["pid"] == running["pid"]
+    anew = call(guest, state="saved", snapshot="booted", replace_snapshot=True, **waits)
+    assert anew["reason"] == "'booted' was to be taken anew"
+    assert anew["state"] == "stopped"
+    assert call(guest, state="restored", snapshot="booted")["state"] == "started"
 
 
 def test_power_button_ends_the_machine(guest: Options, running: dict[str, Any]) -> None:

@@ -85,6 +85,7 @@ class Record:
     :param wanted: what it was started with (:func:`_fingerprint`).
     :param ports: host port by guest port.
     :param serial_offset: where its console begins in the log, which earlier boots share.
+    :param restored: whether it continued from a snapshot, so that its boot shows elsewhere in the log.
     """
 
     pid: int
@@ -94,6 +95,7 @@ class Record:
     ports: Mapping[str, int]
     accelerator: Mapping[str, str]
     serial_offset: int
+    restored: bool
 
 
 class Resident:
@@ -109,6 +111,7 @@ class Resident:
         self.directory = directory
         self._sandbox = sandbox
         self._lines = lines
+        self._ancestors = _ancestors()
         name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
         # Not below TMPDIR: the path of a socket has 108 bytes at most (unix(7)).
         self.runtime = Path(f"/tmp/vauban-vm-{os.geteuid()}-{name}")
@@ -269,6 +272,11 @@ class Resident:
         # First comes the command, which ends with QEMU's last argument.
         return last.partition(" -- qemu-system-x86_64 ")[2].partition("\n")[2].strip()
 
+    def restored(self) -> bool:
+        """Whether the machine continued from a snapshot."""
+        record = self.record()
+        return record is not None and record.restored
+
     def port(self, guest: int) -> int | None:
         """The loopback port that leads to a port of the guest."""
         record = self.record()
@@ -280,7 +288,8 @@ class Resident:
         return Serial(
             self.directory / SERIAL_LOG,
             self.runtime / SERIAL_SOCKET,
-            lambda: self.process() is not None,
+            # Who waits for nobody any more, since all that called it was killed, must let others have the machine.
+            lambda: self.process() is not None and _ancestors() == self._ancestors,
             offset=record.serial_offset if record else 0,
             lines=self._lines,
         )
@@ -397,6 +406,7 @@ class Resident:
                 ports={str(guest): host for guest, host in ports.items()},
                 accelerator=asdict(accelerator),
                 serial_offset=offset,
+                restored=spec.restore is not None,
             )
             write_json(directory / RECORD, asdict(record))
             qmp = reach_qmp(process, self.runtime)
@@ -472,6 +482,15 @@ def _ports(options: Options, known: Mapping[str, int]) -> dict[int, int]:
             )
         found[guest] = port
     return found
+
+
+def _ancestors() -> tuple[int, ...]:
+    """The processes that this one descends from; they change when one of them ends."""
+    found, process = [], stat(os.getpid())
+    while process is not None and process.parent:
+        found.append(process.parent)
+        process = stat(process.parent)
+    return tuple(found)
 
 
 def _answers(port: int) -> bool:
