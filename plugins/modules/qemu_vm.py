@@ -393,7 +393,8 @@ class Task:
         return "stopped" if self.resident.directory.is_dir() and self.resident.record() else "absent"
 
     def _started(self, before: str) -> tuple[str | None, str]:
-        assert self.options is not None
+        if self.options is None:
+            raise AssertionError("a state that needs no options came here")
         changed = self.resident.differs(self.options)
         if before == "started" and not changed:
             reason = None
@@ -435,7 +436,8 @@ class Task:
         return f"the machine was {before}", "absent"
 
     def _saved(self, before: str) -> tuple[str | None, str]:
-        assert self.options is not None
+        if self.options is None:
+            raise AssertionError("a state that needs no options came here")
         name = self.parameters["snapshot"]
         if self.parameters["replace_snapshot"]:
             reason = f"'{name}' was to be taken anew"
@@ -451,7 +453,8 @@ class Task:
         return reason, "stopped"
 
     def _restored(self, _before: str) -> tuple[str | None, str]:
-        assert self.options is not None
+        if self.options is None:
+            raise AssertionError("a state that needs no options came here")
         if not self.check_mode:
             self.resident.restore(self.parameters["snapshot"], self.options)
             self._wait()

@@ -37,11 +37,21 @@ options:
     type: path
     required: true
 attributes:
-  check_mode:
-    description: Renders and judges, and says what would change. What was found in order is remembered.
+  action:
+    description: Runs on the controller, in an action plugin; the host needs neither a connection nor Python.
     support: full
+  check_mode:
+    description: Says what it would do, and does not do it, in check mode.
+    support: full
+    details:
+      - Renders and judges. What was found in order is remembered.
   diff_mode:
-    description: Shows for each distinct change which hosts it concerns.
+    description: Says what differs, in diff mode.
+    support: full
+    details:
+      - Shows each distinct change once, with the hosts it concerns.
+  idempotent:
+    description: A second run with the same options changes nothing.
     support: full
 seealso:
   - plugin: vauban.fleet.site

@@ -263,7 +263,8 @@ def _resolved(name: str, places: tuple[Path, ...], where: str) -> tuple[dict[str
         settings = {**profile.settings, **settings}
         threshold = profile.threshold if threshold is None else threshold
         following = profile.extends
-    assert threshold is not None
+    if threshold is None:
+        raise AssertionError("every profile has a threshold")
     return settings, threshold
 
 

@@ -124,7 +124,7 @@ def ssh(
     client: Host, key: str, target: str, *command: str, options: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Log in; ``target`` is USER or USER@SERVER."""
-    user, _, server = target.partition("@")
+    user, _at, server = target.partition("@")
     words = ["ssh", "-F", "none", KNOWN, "-oBatchMode=yes", "-oIdentitiesOnly=yes", "-i", f"/root/{key}", *options]
     return client.ask(*words, "--", f"{user}@{ADDRESS[server or user]}", *command)
 

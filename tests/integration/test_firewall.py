@@ -367,7 +367,7 @@ def test_reloading_opens_and_closes_nothing(network: Lab) -> None:
         thread = threading.Thread(target=flood)
         thread.start()
         try:
-            for _ in range(10):
+            for _attempt in range(10):
                 load(network, rules)
         finally:
             stop.set()
@@ -398,7 +398,7 @@ def test_the_ruleset_before_all_others_lets_nothing_through(network: Lab) -> Non
 
 def test_counters_name_what_was_dropped(network: Lab) -> None:
     load(network, ruleset(ipv6=True))
-    for _ in range(3):
+    for _attempt in range(3):
         with network.socket("host", socket.AF_INET, socket.SOCK_DGRAM) as sender, pytest.raises(PermissionError):
             sender.sendto(b"in clear", (TUNNELLED["ipv4"], 9))
     counted = network.run("nft", "--json", "list", "counter", "inet", "filter", "output_clear", namespace="host").stdout

@@ -152,7 +152,7 @@ def test_forwarding_is_on_where_it_is_asked_for(machine: Booted) -> None:
 
 
 def test_tunnel_stops_and_starts_again_without_a_trace(machine: Booted) -> None:
-    for _ in range(3):
+    for _attempt in range(3):
         machine("systemctl", "restart", "tunnel@admin.service")
     machine("systemctl", "start", "member.service")
     first = within(machine)[1]

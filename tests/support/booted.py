@@ -132,7 +132,7 @@ def _wait(process: subprocess.Popen[bytes]) -> Booted:
 
 def _remove(group: Path) -> None:
     """Control groups are directories that vanish in a moment after their processes."""
-    for _ in range(50):
+    for _attempt in range(50):
         try:
             for directory in sorted(group.rglob("*/"), reverse=True):
                 directory.rmdir()

@@ -94,7 +94,7 @@ class Daemon:
         argv = self.lab.argv(["sh", "-euc", script, "sh", *_UNPRIVILEGED, "charon-systemd"], self.namespace)
         environment = {"PATH": "/usr/sbin:/usr/bin", **self._environment}
         self._process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(lambda: (self.directory / "vici").exists(), "the daemon does not answer")
+        wait_for((self.directory / "vici").exists, "the daemon does not answer")
 
     def stop(self) -> None:
         """End it, however."""

@@ -114,7 +114,8 @@ class Options:
         wished = [host for _guest, host in self.forwards if host]
         _require(len(set(wished)) == len(wished), "networks", "two forwards have the same host port")
         probe = Options(self.name, Path("/"), self.values).spec(ports)
-        assert probe.name == self.name
+        if probe.name != self.name:
+            raise AssertionError(probe.name)
 
 
 def _boot(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -314,7 +314,8 @@ class Resident:
         self.serial().wait_for(marker, timeout=timeout, fail_on=failures)
 
     def _sdk(self) -> str:
-        assert self._sandbox is not None
+        if self._sandbox is None:
+            raise AssertionError("a state that needs no SDK came here")
         return str(self._sandbox.sdk.resolve())
 
     def _snapshot(self, name: str) -> Path:
@@ -336,7 +337,8 @@ class Resident:
 
     def _prepare(self, options: Options) -> None:
         """Make the files that the machine writes to, unless they are there and still made from the same."""
-        assert self._sandbox is not None
+        if self._sandbox is None:
+            raise AssertionError("a state that needs no SDK came here")
         changed = set(self.differs(options))
         for number, disk in enumerate(options.values["disks"]):
             path = options.disk_path(number)
@@ -383,7 +385,8 @@ class Resident:
     def _try_launch(
         self, options: Options, spec: MachineSpec, ports: Mapping[int, int], accelerator: Accelerator
     ) -> None:
-        assert self._sandbox is not None
+        if self._sandbox is None:
+            raise AssertionError("a state that needs no SDK came here")
         directory, family = self.directory, self.directory / FAMILY
         log = directory / SERIAL_LOG
         offset = log.stat().st_size if log.exists() else 0
@@ -418,7 +421,8 @@ class Resident:
             stack.pop_all()
 
     def _accelerator(self, options: Options) -> Accelerator:
-        assert self._sandbox is not None
+        if self._sandbox is None:
+            raise AssertionError("a state that needs no SDK came here")
         wished = options.values["accelerator"]
         if wished == "tcg":
             return tcg("asked for")
