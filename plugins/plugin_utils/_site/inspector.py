@@ -87,7 +87,7 @@ class Inspector:
         said: Mapping[str, str] = {}
         if any(jobs.values()):
             said = inside.call(
-                sandbox_at(str(self._sdk), self._directory),
+                sandbox_at(str(self._sdk), self._directory / ".work"),
                 "_site.inspection.inspect",
                 {"jobs": {kind: list(files.values()) for kind, files in jobs.items()}, "users": self._users},
                 binds=[Bind(self._directory / TREES, inspection.SITE), Bind(self._roles, inspection.ROLES)],
@@ -109,7 +109,7 @@ class Inspector:
 
         :raises FleetError: dot cannot run.
         """
-        sandbox = sandbox_at(str(self._sdk), self._directory)
+        sandbox = sandbox_at(str(self._sdk), self._directory / ".work")
         drawn = sandbox.run(["dot", "-Tsvg"], stdin=graph.encode(), log=log).stdout
         return drawn[drawn.index("<svg") :]
 
