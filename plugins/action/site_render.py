@@ -105,8 +105,8 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             output.discard()
             return result
-        output.switch(trees, keep=plan.members)
         drawing = judge.draw(report.graph(plan), output.directory / "render.log")
+        output.switch(trees, keep=plan.members)
         write_text(output.directory / _REPORT, report.page(plan, loaded.warnings, drawing))
         told = {**facts, "hosts_changed": []}
         write_json(output.directory / _SUMMARY, {"inputs": inputs, "trees": {**trees}, "told": told})
