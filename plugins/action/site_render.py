@@ -56,8 +56,9 @@ class ActionModule(ActionBase):
         roles = COLLECTION / "roles"
         loaded = load.load(Path(arguments["site_file"]))
         plan = loaded.plan
-        hosts = [name for name in plan.members if name in set(arguments["hosts"])]
-        if foreign := sorted(set(arguments["hosts"]) - set(hosts)):
+        wanted = set(arguments["hosts"])
+        hosts = [name for name in plan.members if name in wanted]
+        if foreign := sorted(wanted - set(hosts)):
             raise FleetError(
                 f"{foreign[0]} is no host of site {plan.site.site}",
                 where=str(loaded.file),
@@ -109,7 +110,7 @@ class ActionModule(ActionBase):
         output.switch(trees, keep=plan.members)
         write_text(output.directory / _REPORT, report.page(plan, loaded.warnings, drawing))
         told = {**facts, "hosts_changed": []}
-        write_json(output.directory / _SUMMARY, {"inputs": inputs, "trees": {**trees}, "told": told})
+        write_json(output.directory / _SUMMARY, {"inputs": inputs, "trees": trees, "told": told})
         return {**result, **_told({"told": facts}, output)}
 
 

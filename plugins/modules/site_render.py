@@ -41,18 +41,17 @@ attributes:
     description: Runs on the controller, in an action plugin; the host needs neither a connection nor Python.
     support: full
   check_mode:
-    description: Says what it would do, and does not do it, in check mode.
     support: full
     details:
       - Renders and judges. What was found in order is remembered.
   diff_mode:
-    description: Says what differs, in diff mode.
     support: full
     details:
       - Shows each distinct change once, with the hosts it concerns.
   idempotent:
-    description: A second run with the same options changes nothing.
     support: full
+extends_documentation_fragment:
+  - vauban.fleet._attributes
 seealso:
   - plugin: vauban.fleet.site
     plugin_type: inventory

@@ -67,29 +67,13 @@ def play_in_tree(tmp_path: Path, layer: Path, base: Path) -> Play:
         pytest.skip("the files of the tree belong to root")
 
     def call(*tasks: Task, options: tuple[str, ...] = (), **variables: str) -> Played:
-        host = {
-            "ansible_connection": "vauban.fleet.rootfs",
-            "ansible_python_interpreter": "/run/vauban/python3",
-            "rootfs_sdk": str(SDK),
-            "rootfs_base": str(base),
-            "rootfs_layer": str(layer),
-            **variables,
-        }
-        (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"product": host}}}))
         names = [f"result{number}" for number in range(len(tasks))]
         goes_on = {"ignore_errors": True, "ignore_unreachable": True}
         book = [{**task, **goes_on, "register": name} for task, name in zip(tasks, names, strict=True)]
         copied = {"content": f"{{{{ [{', '.join(names)}] | to_json }}}}", "dest": str(tmp_path / "results.json")}
         book.append({"ansible.builtin.copy": copied, "delegate_to": "localhost", "check_mode": False, "diff": False})
-        (tmp_path / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": book}]))
-        done = subprocess.run(
-            [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json", *options],
-            cwd=tmp_path,
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        play = {"hosts": "all", "gather_facts": False, "tasks": book}
+        done = _run_play(tmp_path, base, layer, play, *options, **variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return Played(json.loads((tmp_path / "results.json").read_text()), done.stdout + done.stderr)
 
@@ -136,19 +120,26 @@ def rootless(reference: builds.Built, user: builds.User, user_place: builds.Plac
 
 def play_roles(directory: Path, base: Path, *roles: str, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Apply roles to a tree; changes go to ``layer`` below the directory."""
+    play = {"hosts": "all", "gather_facts": False, "roles": [f"vauban.fleet.{name}" for name in roles]}
+    return _run_play(directory, base, directory / "layer", play, **variables)
+
+
+def _run_play(
+    directory: Path, base: Path, layer: Path, play: dict[str, Any], *options: str, **variables: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one play over connection rootfs, with its files in the directory."""
     host = {
         "ansible_connection": "vauban.fleet.rootfs",
         "ansible_python_interpreter": "/run/vauban/python3",
         "rootfs_sdk": str(SDK),
         "rootfs_base": str(base),
-        "rootfs_layer": str(directory / "layer"),
+        "rootfs_layer": str(layer),
         **variables,
     }
-    play = {"hosts": "all", "gather_facts": False, "roles": [f"vauban.fleet.{name}" for name in roles]}
     (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": {"product": host}}}))
     (directory / "play.json").write_text(json.dumps([play]))
     return subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json"],
+        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json", *options],
         cwd=directory,
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "LC_ALL": "C.UTF-8"},
         capture_output=True,

@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,8 +170,13 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--layer", type=Path)
     arguments = parser.parse_args()
+    return told(lambda: make_image(arguments.sdk, arguments.base, arguments.dest, layer=arguments.layer))
+
+
+def told(make: Callable[[], bool]) -> int:
+    """Make an image; print whether anything was made, or what went wrong. Returns the exit status."""
     try:
-        changed = make_image(arguments.sdk, arguments.base, arguments.dest, layer=arguments.layer)
+        changed = make()
     except FleetError as exc:
         print(exc, file=sys.stderr)
         return 1

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _errors
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.render import environment
 from ansible_collections.vauban.fleet.plugins.plugin_utils._tree import sources
 
 ROLES = Path(_errors.__file__).parents[2] / "roles"
@@ -20,12 +20,12 @@ ROLES = Path(_errors.__file__).parents[2] / "roles"
 def render(role: str, **variables: Any) -> dict[str, str]:
     """Contents by path, without the leading slash. Defaults and constants of the role are there without being named."""
     known = {**_read(ROLES / role / "defaults/main.yml"), **_read(ROLES / role / "vars/main.yml"), **variables}
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    jinja = environment()
     rendered = {}
     for source in sources(ROLES / role / "templates/root"):
         text = source.path.read_text("utf-8")
         for place, item in source.instances(known.__getitem__):
-            rendered[place] = environment.from_string(text).render({**known, "item": item}) if source.template else text
+            rendered[place] = jinja.from_string(text).render({**known, "item": item}) if source.template else text
     return rendered
 
 

@@ -19,9 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build/collections"))
 
-from guests import CLIENT_KEY, INITRD, KERNEL, KNOWN_HOSTS, new_key, write
+from guests import CLIENT_KEY, INITRD, KERNEL, KNOWN_HOSTS, new_key, told, write
 
-from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import apt
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, remove_tree, run_with_ids
@@ -96,13 +95,7 @@ def main() -> int:
     for name in ("sdk", "dest"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
-    try:
-        changed = make_image(arguments.sdk, arguments.dest)
-    except FleetError as exc:
-        print(exc, file=sys.stderr)
-        return 1
-    print("made" if changed else "unchanged")
-    return 0
+    return told(lambda: make_image(arguments.sdk, arguments.dest))
 
 
 if __name__ == "__main__":

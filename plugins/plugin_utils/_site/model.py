@@ -36,7 +36,9 @@ Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_written)]
 Network4 = Annotated[IPv4Network, BeforeValidator(_written)]
 Network6 = Annotated[IPv6Network, BeforeValidator(_written)]
 
-OUTER = "outer"  # what a rule goes through if not a tunnel; no tunnel may be named so
+# Names that mean something beside those of tunnels, so no tunnel may have them.
+OUTER = "outer"  # what a rule goes through if not a tunnel
+HOST_RULESET = "host"  # the ruleset of the namespace that holds no tunnel
 
 
 # What a text that has to match a pattern is, and how to write one, for messages.
@@ -97,6 +99,15 @@ class AddressPair(Part):
     """IPv4 network in CIDR notation, without host bits."""
     ipv6: Network6 | None = None
     """IPv6 network in CIDR notation, without host bits. Only where the site has ``ipv6: on``."""
+
+    @property
+    def networks(self) -> list[Network]:
+        """Those that are given."""
+        return [network for network in (self.ipv4, self.ipv6) if network is not None]
+
+    def of(self, version: int) -> Network | None:
+        """The network of a family, 4 or 6."""
+        return self.ipv4 if version == 4 else self.ipv6
 
     @model_validator(mode="after")
     def _some(self) -> AddressPair:

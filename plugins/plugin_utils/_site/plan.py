@@ -133,7 +133,7 @@ class Plan:
         network = self.network_of(member, interface, part)
         if network is None or (network.dhcp if part.dhcp is None else part.dhcp):
             return []
-        return part.addresses or [at(pool, member.number) for pool in families(network.ipv4, network.ipv6)]
+        return part.addresses or [at(pool, member.number) for pool in network.networks]
 
     def gateway_addresses(self, place: str) -> list[Address]:
         """The addresses at which the gateways of a place are reached."""
@@ -166,13 +166,13 @@ class Plan:
             for place in self.site.places.values()
             for part in place.networks.values()
             if part.tunnel == tunnel
-            for network in families(part.ipv4, part.ipv6)
+            for network in part.networks
         ]
 
     def inside(self, tunnel: str) -> list[Network]:
         """All that belongs to a tunnel: its pool, and the networks that its gateways lead into."""
         pool = self.site.tunnels[tunnel].pool
-        return [*families(pool.ipv4, pool.ipv6), *self.tunnel_networks(tunnel)]
+        return [*pool.networks, *self.tunnel_networks(tunnel)]
 
     def selectors(self, tunnel: str) -> list[Network]:
         """What a host reaches through a tunnel."""
@@ -184,15 +184,15 @@ class Plan:
         return [unit for unit in self.site.tunnels[tunnel].members if unit in units]
 
 
-def families(*networks: Network | None) -> list[Network]:
-    """Those that are given."""
-    return [network for network in networks if network is not None]
-
-
 def at(network: Network, number: int) -> Address:
     """The address at a number; one outside the network if the number does not fit, which is an error elsewhere."""
     value = int(network.network_address) + number & (1 << network.max_prefixlen) - 1
     return IPv4Address(value) if network.version == 4 else IPv6Address(value)
+
+
+def single(address: Address) -> str:
+    """A network of one address, as text."""
+    return f"{address}/{address.max_prefixlen}"
 
 
 def slices(tunnel: Tunnel, place: Place) -> Iterator[Network]:
@@ -273,7 +273,7 @@ def _resolve(plan: Plan) -> Iterator[Problem]:
             if part is None:
                 yield Problem(("zones", name, "networks", index), f"there is no network {text}", _networks(plan.site))
             else:
-                networks += families(part.ipv4, part.ipv6)
+                networks += part.networks
         plan.zones[name] = Resolved(frozenset(hosts), tuple(networks))
 
 

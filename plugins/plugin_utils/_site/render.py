@@ -56,6 +56,13 @@ class Tree:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def environment() -> jinja2.Environment:
+    """How templates of roles are read: as Ansible reads them, with nothing of Ansible in reach."""
+    return jinja2.Environment(
+        trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined, autoescape=False
+    )
+
+
 class _Template(NamedTuple):
     """A file of a role.
 
@@ -79,9 +86,7 @@ class Renderer:
 
     def __init__(self, views: Views, roles: Path, authorities: Mapping[str, bytes]) -> None:
         self._views = views
-        self._environment = jinja2.Environment(
-            trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined, autoescape=False
-        )
+        self._environment = environment()
         self._constants = {role: _constants(roles / role) for role in ROLES}
         self._templates = {role: [*self._read(roles / role / TEMPLATES)] for role in ROLES}
         self._known: dict[Hashable, Content] = {}

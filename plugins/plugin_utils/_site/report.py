@@ -15,7 +15,7 @@ from html import escape
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import OUTER, Rule, Service
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, families
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 
 _STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
@@ -62,7 +62,7 @@ def graph(plan: Plan) -> str:
     for place, part in plan.site.places.items():
         lines.append(f"subgraph {_quoted('cluster_' + place)} {{ label={_quoted(place)}; style=rounded;")
         for network, inner in part.networks.items():
-            ranges = "\\n".join(str(found) for found in families(inner.ipv4, inner.ipv6))
+            ranges = "\\n".join(str(found) for found in inner.networks)
             style = "style=filled, fillcolor=palegreen" if inner.tunnel else "shape=box"
             lines.append(
                 f"{_quoted(f'{place}/{network}')} [label={_quoted(network + chr(92) + 'n' + ranges)}, {style}];"
@@ -141,7 +141,7 @@ def _zones(plan: Plan) -> Iterator[str]:
 def _tunnels(plan: Plan) -> Iterator[str]:
     yield "<table><tr><th>tunnel</th><th>if_id</th><th>pool</th><th>hosts</th><th>reaches</th><th>members</th></tr>"
     for name, part in plan.site.tunnels.items():
-        pool = "<br>".join(str(found) for found in families(part.pool.ipv4, part.pool.ipv6))
+        pool = "<br>".join(str(found) for found in part.pool.networks)
         reaches = "<br>".join(str(found) for found in plan.selectors(name))
         members = "<br>".join(map(escape, part.members))
         yield (

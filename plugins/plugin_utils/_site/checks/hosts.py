@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Member, Plan, families, slices
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Member, Plan, slices
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, choose, unknown
 
 
@@ -97,7 +97,7 @@ def _interfaces(plan: Plan, name: str, member: Member) -> Iterator[Problem]:
         if network.tunnel is not None and name not in plan.gateways:
             yield Problem(path, f"{interface} leads into tunnel {network.tunnel}", "only gateways stand there")
         for index, address in enumerate(part.addresses):
-            pool = network.ipv4 if address.version == 4 else network.ipv6
+            pool = network.of(address.version)
             if pool is None or address not in pool:
                 yield Problem(
                     (*path, "addresses", index),
@@ -105,9 +105,7 @@ def _interfaces(plan: Plan, name: str, member: Member) -> Iterator[Problem]:
                     "choose one inside",
                 )
         if not part.addresses:
-            for address, pool in zip(
-                plan.outer(member, interface, part), families(network.ipv4, network.ipv6), strict=False
-            ):
+            for address, pool in zip(plan.outer(member, interface, part), network.networks, strict=False):
                 if address not in pool or (address == pool.broadcast_address and pool.version == 4):
                     problem = f"{name}: number {member.number} does not fit into {pool}"
                     yield Problem((*path, "addresses"), problem, "choose a larger network, or give an address")

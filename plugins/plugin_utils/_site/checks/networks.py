@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, Network
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, families
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, unknown
 
 
@@ -49,7 +49,7 @@ def _same_families(
     plan: Plan, pool: Any, addresses: Iterable[Address], path: Path, *, inside: bool
 ) -> Iterator[Problem]:
     for index, address in enumerate(addresses):
-        network = pool.ipv4 if address.version == 4 else pool.ipv6
+        network = pool.of(address.version)
         where = (*path, index) if path[-1] != "via" else path
         if network is None and inside:
             yield Problem(where, f"{address}: the network has no IPv{address.version}", "add it, or take it away")
@@ -78,7 +78,7 @@ def _addresses(plan: Plan) -> Iterator[tuple[Path, Address | Network]]:
     for place_name, place in plan.site.places.items():
         for name, network in place.networks.items():
             path: Path = ("places", place_name, "networks", name)
-            yield from (((*path, f"ipv{part.version}"), part) for part in families(network.ipv4, network.ipv6))
+            yield from (((*path, f"ipv{part.version}"), part) for part in network.networks)
             for key in ("routers", "dns"):
                 yield from (((*path, key, index), value) for index, value in enumerate(getattr(network, key)))
             for index, route in enumerate(network.routes):
@@ -88,9 +88,7 @@ def _addresses(plan: Plan) -> Iterator[tuple[Path, Address | Network]]:
             yield from (((*path, index), value) for index, value in enumerate(place.gateways.addresses))
     for name, tunnel in plan.site.tunnels.items():
         path = ("tunnels", name)
-        yield from (
-            ((*path, "pool", f"ipv{part.version}"), part) for part in families(tunnel.pool.ipv4, tunnel.pool.ipv6)
-        )
+        yield from (((*path, "pool", f"ipv{part.version}"), part) for part in tunnel.pool.networks)
         for key in ("selectors", "dns"):
             yield from (((*path, key, index), value) for index, value in enumerate(getattr(tunnel, key)))
     for name, zone in plan.site.zones.items():
@@ -108,10 +106,10 @@ def overlaps(plan: Plan) -> Iterator[Problem]:
     named: list[tuple[Network, Path]] = []
     for place, part in plan.site.places.items():
         for name, network in part.networks.items():
-            for found in families(network.ipv4, network.ipv6):
+            for found in network.networks:
                 named.append((found, ("places", place, "networks", name, f"ipv{found.version}")))
     for name, tunnel in plan.site.tunnels.items():
-        for found in families(tunnel.pool.ipv4, tunnel.pool.ipv6):
+        for found in tunnel.pool.networks:
             named.append((found, ("tunnels", name, "pool", f"ipv{found.version}")))
     ordered = sorted(named, key=lambda item: (item[0].version, int(item[0].network_address), item[0].prefixlen))
     widest = None

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import OUTER, Address, Network, Rule
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import (
+    HOST_RULESET,
+    OUTER,
+    Address,
+    Network,
+    Rule,
+)
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, choose, unknown
-
-HOST_RULESET = "host"
 
 
 def services(plan: Plan) -> Iterator[Problem]:

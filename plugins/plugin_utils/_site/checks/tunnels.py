@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import OUTER, Network
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, families, slices
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import HOST_RULESET, OUTER, Network
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, slices
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, choose, unknown
 
-_RESERVED = (OUTER, "host", "lo", "all", "default", "none")
+_RESERVED = (OUTER, HOST_RULESET, "lo", "all", "default", "none")
 _GATEWAY = "gateway"
 _MODERN = "modern"
 
@@ -57,7 +57,7 @@ def profiles(plan: Plan) -> Iterator[Problem]:
 
 def _pool(plan: Plan, name: str) -> Iterator[Problem]:
     tunnel = plan.site.tunnels[name]
-    for pool in families(tunnel.pool.ipv4, tunnel.pool.ipv6):
+    for pool in tunnel.pool.networks:
         path: Path = ("tunnels", name, "pool", f"ipv{pool.version}")
         prefix = tunnel.pool.place_prefix if pool.version == 4 else 64
         if pool.prefixlen > prefix:
@@ -101,7 +101,7 @@ def gateways(plan: Plan) -> Iterator[Problem]:
             problem = f"{name} has no network {place.gateways.network}"
             yield Problem((*path, "network"), problem, choose(place.networks))
         for index, address in enumerate(place.gateways.addresses):
-            pool = None if network is None else network.ipv4 if address.version == 4 else network.ipv6
+            pool = None if network is None else network.of(address.version)
             if network is not None and (pool is None or address not in pool):
                 yield Problem(
                     (*path, "addresses", index),

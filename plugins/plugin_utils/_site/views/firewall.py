@@ -10,15 +10,16 @@ Rules are the same for all hosts that the same rules of the policy concern, so t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from ipaddress import collapse_addresses, ip_network
+from itertools import product
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends, outer_addresses
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import OUTER, RawRule, Service
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import HOST_RULESET, OUTER, RawRule, Service
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
 
-HOST = "host"
 IKE_PORT = 4500
 _IKE_USER = "ipsec"
 _DHCP_USER = "systemd-network"
@@ -41,19 +42,14 @@ class Firewall:
     def rulesets(self, name: str) -> list[dict[str, Any]]:
         """Value of ``firewall_rulesets`` for a host."""
         plan = self._plan
-        zones = self._plan.zones_of.get(name, frozenset())
+        zones = plan.zones_of.get(name, frozenset())
         gateway = name in plan.gateways
         dhcp = self._asks_dhcp(name)
-        peers = plan.gateways.get(name) or plan.members[name].host.place
-        key = ("firewall", HOST, zones, gateway, dhcp, peers)
-        found = [self._shared.get(key, lambda: self._host(name, zones, gateway=gateway, dhcp=dhcp))]
+        key = ("firewall", HOST_RULESET, zones, gateway, dhcp, plan.members[name].host.place)
+        found = [self._shared.get(key, partial(self._host, name, zones, gateway=gateway, dhcp=dhcp))]
         for tunnel in plan.tunnels_of.get(name, ()):
-            found.append(
-                self._shared.get(
-                    ("firewall", tunnel, zones, gateway),
-                    lambda tunnel=tunnel: self._tunnel(tunnel, zones, gateway=gateway),  # type: ignore[misc]
-                )
-            )
+            make = partial(self._tunnel, tunnel, zones, gateway=gateway)
+            found.append(self._shared.get(("firewall", tunnel, zones, gateway), make))
         return found
 
     def _asks_dhcp(self, name: str) -> bool:
@@ -66,12 +62,11 @@ class Firewall:
         rules: Rules = {"input": [], "forward": [], "output": []}
         sets: dict[str, Elements] = {}
         if plan.tunnels_of.get(name):
-            place = plan.gateways.get(name) or plan.members[name].host.place
-            self._ike(rules, sets, place, gateway=gateway)
+            self._ike(rules, sets, plan.members[name].host.place, gateway=gateway)
         if dhcp:
             self._dhcp(rules)
         self._policy(rules, sets, OUTER, zones, forward=False)
-        return self._ruleset(HOST, rules, sets, zones)
+        return self._ruleset(HOST_RULESET, rules, sets, zones)
 
     def _tunnel(self, tunnel: str, zones: frozenset[str], *, gateway: bool) -> dict[str, Any]:
         rules: Rules = {"input": [], "forward": [], "output": []}
@@ -121,25 +116,23 @@ class Firewall:
         for rule in self._plan.site.policy:
             if rule.via != via:
                 continue
-            for source in rule.sources:
-                for destination in rule.destinations:
-                    for service in rule.services:
-                        comment = rule.comment or f"{source} to {destination}: {service}"
-                        for version, ports in self._uses(self._plan.site.services[service]):
-                            asks, answers = self._elements_of(via, source), self._elements_of(via, destination)
-                            user = self._plan.site.services[service].user
-                            if source in zones and answers[version]:
-                                sets[destination] = answers
-                                rules["output"].append(
-                                    _rule(version, comment, destination=f"{destination}{version}", user=user, **ports)
-                                )
-                            if destination in zones and asks[version]:
-                                sets[source] = asks
-                                rules["input"].append(_rule(version, comment, source=f"{source}{version}", **ports))
-                            if forward and asks[version] and answers[version]:
-                                sets[source], sets[destination] = asks, answers
-                                ends_of = {"source": f"{source}{version}", "destination": f"{destination}{version}"}
-                                rules["forward"].append(_rule(version, comment, **ends_of, **ports))
+            for source, destination, name in product(rule.sources, rule.destinations, rule.services):
+                service = self._plan.site.services[name]
+                asks, answers = self._elements_of(via, source), self._elements_of(via, destination)
+                comment = rule.comment or f"{source} to {destination}: {name}"
+                for version, ports in self._uses(service):
+                    asking, answering = f"{source}{version}", f"{destination}{version}"
+                    if source in zones and answers[version]:
+                        sets[destination] = answers
+                        rules["output"].append(
+                            _rule(version, comment, destination=answering, user=service.user, **ports)
+                        )
+                    if destination in zones and asks[version]:
+                        sets[source] = asks
+                        rules["input"].append(_rule(version, comment, source=asking, **ports))
+                    if forward and asks[version] and answers[version]:
+                        sets[source], sets[destination] = asks, answers
+                        rules["forward"].append(_rule(version, comment, source=asking, destination=answering, **ports))
 
     def _uses(self, service: Service) -> Iterator[tuple[int, dict[str, Any]]]:
         for version in self._versions:
@@ -180,7 +173,7 @@ class Firewall:
         return {
             "name": name,
             "ipv6": self._plan.site.ipv6,
-            **self._tunnelled(outside=name == HOST),
+            **self._tunnelled(outside=name == HOST_RULESET),
             "sets": [
                 {"name": f"{zone}{version}", "type": _TYPES[version], "elements": elements[version]}
                 for zone, elements in sorted(sets.items())

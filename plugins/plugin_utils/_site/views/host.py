@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, RoleAccess
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, families
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, PlaceNetwork, RoleAccess
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, single
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.firewall import Firewall
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.ipsec import Ipsec
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
@@ -71,15 +71,13 @@ class Views:
             # One that leads into a tunnel only gets its name here; its namespace gives it addresses.
             inside = network.tunnel is not None
             fixed = [] if inside else plan.outer(member, interface, part)
-            pools = families(network.ipv4, network.ipv6)
-            prefixes = {pool.version: pool.prefixlen for pool in pools}
             interfaces.append(
                 {
                     "name": interface,
                     "mac": part.mac,
                     "path": part.path,
                     "dhcp": not fixed and not inside,
-                    "addresses": [f"{address}/{prefixes[address.version]}" for address in fixed],
+                    "addresses": _within(network, fixed),
                     "routers": [str(address) for address in network.routers] if fixed else [],
                     "dns": [] if inside else [str(address) for address in network.dns],
                     "routes": [
@@ -125,7 +123,7 @@ class Views:
         return {
             "name": tunnel,
             "if_id": part.if_id,
-            "addresses": [_with_length(address) for address in plan.inner(name, tunnel)],
+            "addresses": [single(address) for address in plan.inner(name, tunnel)],
             "routes": routes,
             "mtu": part.mtu,
             "forward": name in plan.gateways,
@@ -144,11 +142,8 @@ class Views:
         for interface, part in member.host.interfaces.items():
             network = plan.network_of(member, interface, part)
             if network is not None and network.tunnel == tunnel:
-                prefixes = {pool.version: pool.prefixlen for pool in families(network.ipv4, network.ipv6)}
-                addresses = [
-                    f"{address}/{prefixes[address.version]}" for address in plan.outer(member, interface, part)
-                ]
-                found.append({"name": interface, "addresses": addresses})
+                addresses = plan.outer(member, interface, part)
+                found.append({"name": interface, "addresses": _within(network, addresses)})
         return found
 
     def _reached(self, tunnel: str, zones: frozenset[str]) -> list[dict[str, Any]]:
@@ -246,5 +241,7 @@ class Views:
         }
 
 
-def _with_length(address: Address) -> str:
-    return f"{address}/{address.max_prefixlen}"
+def _within(network: PlaceNetwork, addresses: list[Address]) -> list[str]:
+    """Addresses with the prefix length of the network they are on."""
+    prefixes = {pool.version: pool.prefixlen for pool in network.networks}
+    return [f"{address}/{prefixes[address.version]}" for address in addresses]

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, Network
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, families
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, single
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
 
 UNKNOWN_AUTHORITY = "site.pem"  # until the site has one
@@ -148,7 +148,7 @@ class Ipsec:
                             network
                             for inner in part.networks.values()
                             if inner.tunnel == tunnel
-                            for network in families(inner.ipv4, inner.ipv6)
+                            for network in inner.networks
                         ),
                     ]
                 )
@@ -163,4 +163,4 @@ def _texts(networks: list[Network]) -> list[str]:
 
 
 def _single(addresses: list[Address]) -> list[str]:
-    return [f"{address}/{address.max_prefixlen}" for address in addresses]
+    return [single(address) for address in addresses]
