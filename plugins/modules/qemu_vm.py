@@ -50,9 +50,11 @@ options:
     type: str
     default: 512M
   cpus:
-    description: Number of virtual CPUs.
+    description:
+      - Number of virtual CPUs.
+      - With more than one, machines emulated by QEMU 10 now and then stall, because a sleeping CPU misses its timer.
     type: int
-    default: 2
+    default: 1
   disks:
     description: Disks in the order of C(/dev/vda), C(/dev/vdb) and so on.
     type: list
@@ -339,7 +341,7 @@ SPEC: dict[str, Any] = {
     "replace_snapshot": {"type": "bool", "default": False},
     "sdk": {"type": "path"},
     "memory": {"type": "str", "default": "512M"},
-    "cpus": {"type": "int", "default": 2},
+    "cpus": {"type": "int", "default": 1},
     "disks": {"type": "list", "elements": "dict", "default": [], "options": _DISK},
     "kernel": {"type": "path"},
     "initrd": {"type": "path"},
