@@ -162,6 +162,15 @@ def test_refused_by_the_tool_nothing_changes_for_anybody(
     assert len(list((trees / ".trees").iterdir())) == len(set(before.values()))
 
 
+def test_inventory_without_a_site_is_no_empty_site(play: Play, site: Path) -> None:
+    site.rename(site.with_name("example.yml"))  # a name that the site plugin leaves to others
+    site.with_name("example.yml").write_text("all: {}\n")
+    done = play()
+    assert done.returncode == 2
+    assert "there is no host of a site" in done.stdout
+    assert "enable_plugins = vauban.fleet.site" in done.stdout
+
+
 def test_wrong_site_ends_the_run_with_all_its_errors(play: Play, edit: Edit, site: Path, trees: Path) -> None:
     edit("if_id: 2", "if_id: 1")
     edit("via: high", "via: hihg")
