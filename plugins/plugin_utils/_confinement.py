@@ -80,6 +80,7 @@ class Settings(BaseModel):
     ProtectKernelLogs: bool | None = None
     ProtectKernelModules: bool | None = None
     ProtectKernelTunables: bool | None = None
+    StateDirectory: list[Word] | None = None
     ReadWritePaths: list[Place] | None = None
     ReadOnlyPaths: list[Place] | None = None
     InaccessiblePaths: list[Place] | None = None

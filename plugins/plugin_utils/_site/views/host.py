@@ -30,7 +30,7 @@ ROLES = (
 CLOCK = "chrony.service"
 COLLECTOR = "log-collector.service"
 # Where a server of time finds its certificate for NTS; the key is made there.
-NTS_CERTIFICATE, NTS_KEY = "/etc/chrony/nts.pem", "/etc/chrony/nts.key"
+NTS_CERTIFICATE, NTS_KEY = "/var/lib/vauban/nts/certificate.pem", "/var/lib/vauban/nts/key.pem"
 _ANY = {4: "0.0.0.0", 6: "::"}
 
 
