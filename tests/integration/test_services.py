@@ -11,7 +11,7 @@ from typing import Any
 
 import hosts
 import pytest
-import running
+from booted import booted
 from hosts import Host
 from rendering import render
 
@@ -28,7 +28,7 @@ CALLS = {
 
 @pytest.fixture(scope="module")
 def machine(image: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with running.booted("machine", image, tmp_path_factory.mktemp("booted") / "machine") as started:
+    with booted("machine", image, tmp_path_factory.mktemp("booted") / "machine") as started:
         yield started
 
 
@@ -123,7 +123,7 @@ def test_journal_is_sealed(machine: Host) -> None:
             found = Path(library)
             if not found.exists():
                 pytest.skip(f"neither the image nor this machine has {library}: systemd cannot seal")
-            Path(f"/proc/{machine.pid}/root{library}").write_bytes(found.read_bytes())
+            (machine.root / library.lstrip("/")).write_bytes(found.read_bytes())
     started = machine.ask("systemctl", "start", "journal-seal.service")
     assert started.returncode == 0, machine("journalctl", "--no-pager", "--unit=journal-seal.service")
     machine("logger", "the text to be sealed")

@@ -58,7 +58,7 @@ def machine(base: Path, tmp_path: Path) -> Iterator[Booted]:
     outside.write_text(outside.read_text().replace("type xfrm if_id 7", "type ifb"))
     shutil.rmtree(files / "etc/systemd/system/tunnel@admin.service.d")
     (files / "etc/systemd/system/member.service").write_text(MEMBER)
-    with booted(base, files, tmp_path / "scratch") as made:
+    with booted("machine", (files, base), tmp_path / "machine") as made:
         made("ip", "link", "add", "name", "lan-0", "type", "veth", "peer", "name", "lan-1")
         yield made
 
@@ -80,7 +80,7 @@ def test_network_waits_for_the_rules(machine: Booted) -> None:
 
 def test_without_rules_there_is_no_network_and_the_machine_is_shut(machine: Booted) -> None:
     write(machine, "etc/nftables.d/host.nft", lambda text: text + "misspelt\n")
-    assert machine.run("systemctl", "start", "systemd-networkd.service", check=False).returncode != 0
+    assert machine.ask("systemctl", "start", "systemd-networkd.service").returncode != 0
     assert machine.state("nftables.service") == "failed"
     assert machine.state("systemd-networkd.service") == "inactive"
     shut = machine("nft", "--stateless", "list", "ruleset")
@@ -92,7 +92,7 @@ def test_reload_that_fails_keeps_the_rules_and_stopping_never_opens(machine: Boo
     machine("systemctl", "start", "nftables.service")
     before = machine("nft", "--stateless", "list", "ruleset")
     write(machine, "etc/nftables.d/host.nft", lambda text: text + "misspelt\n")
-    assert machine.run("systemctl", "reload", "nftables.service", check=False).returncode != 0
+    assert machine.ask("systemctl", "reload", "nftables.service").returncode != 0
     assert machine.state("nftables.service") == "active"
     assert machine("nft", "--stateless", "list", "ruleset") == before
     machine("systemctl", "stop", "nftables.service")
@@ -178,7 +178,7 @@ def test_tunnel_stops_and_starts_again_without_a_trace(machine: Booted) -> None:
 def test_tunnel_that_cannot_be_made_whole_is_not_made(machine: Booted, file: str, content: str) -> None:
     good = (machine.root / file).read_text()
     write(machine, file, lambda text: text + content)
-    assert machine.run("systemctl", "start", "member.service", check=False).returncode != 0
+    assert machine.ask("systemctl", "start", "member.service").returncode != 0
     assert machine.state("tunnel@admin.service") == "failed"
     assert machine.state("member.service") == "inactive"
     wait_for(lambda: not list((machine.root / "run/netns").iterdir()), "the namespace stays")
@@ -192,7 +192,7 @@ def test_rules_of_a_tunnel_are_reloaded_or_stay(machine: Booted) -> None:
     inside = within(machine)
     before = machine(*inside, "nft", "--stateless", "list", "ruleset")
     write(machine, "etc/nftables.d/admin.nft", lambda text: text + "misspelt\n")
-    assert machine.run("systemctl", "reload", "tunnel@admin.service", check=False).returncode != 0
+    assert machine.ask("systemctl", "reload", "tunnel@admin.service").returncode != 0
     assert machine.state("tunnel@admin.service") == "active"
     assert machine(*inside, "nft", "--stateless", "list", "ruleset") == before
 
@@ -218,7 +218,7 @@ def daemon(base: Path, tmp_path: Path) -> Iterator[Booted]:
     override = files / "etc/systemd/system/strongswan.service.d/99-test.conf"
     override.parent.mkdir(parents=True)
     override.write_text("[Service]\nPrivateDevices=no\nDeviceAllow=/dev/net/tun\n")
-    with booted(base, files, tmp_path / "scratch") as made:
+    with booted("machine", (files, base), tmp_path / "machine") as made:
         yield made
 
 
@@ -233,7 +233,7 @@ def test_daemon_runs_confined_and_comes_back(daemon: Booted) -> None:
     daemon("kill", "-KILL", process)
 
     def another() -> bool:
-        now = daemon.run("pidof", "charon-systemd", check=False).stdout.strip()
+        now = daemon.ask("pidof", "charon-systemd").stdout.strip()
         return now not in ("", process) and daemon.state("strongswan.service") == "active"
 
     wait_for(another, "it does not come back")

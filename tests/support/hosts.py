@@ -28,10 +28,11 @@ class Host:
     What it writes goes to a layer of its own. No process outlives it.
     """
 
-    def __init__(self, name: str, pid: int, layer: Path) -> None:
+    def __init__(self, name: str, pid: int) -> None:
         self.name = name
         self.pid = pid
-        self.layer = layer
+        # Where its files are seen from here.
+        self.root = Path(f"/proc/{pid}/root")
 
     def argv(self, *command: str, user: str | None = None) -> list[str]:
         """The command line that runs a command of the tree in it."""
@@ -112,7 +113,7 @@ def host(name: str, sdk: Path, lower: Sequence[Path], directory: Path) -> Iterat
         wait_for(lambda: process.poll() is not None or _program(process.pid) is not None, "the namespaces")
         inner = _program(process.pid)
         assert inner is not None, process.stderr.read().decode() if process.stderr else ""
-        yield Host(name, inner, directory / "upper")
+        yield Host(name, inner)
     finally:
         process.kill()  # takes everything inside with it (bwrap --die-with-parent, PID namespace)
         process.communicate()
