@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,28 +54,36 @@ def edit(site: Path) -> Edit:
 @pytest.fixture
 def play(site: Path, tmp_path: Path) -> Play:
     """Run the playbook with the SDK of the checkout."""
+    return partial(run, site, tmp_path)
 
-    def call(*options: str) -> subprocess.CompletedProcess[str]:
-        settings = {"fleet_build_dir": str(ROOT / "build"), "fleet_sites_dir": str(tmp_path / "sites")}
-        command = [
-            sys.executable,
-            "-m",
-            "ansible",
-            "playbook",
-            "-i",
-            str(site.parent),
-            str(ROOT / "playbooks/render.yml"),
-        ]
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTION.parents[2]),
-            "LC_ALL": "C.UTF-8",
-        }
-        command += ["-e", json.dumps(settings), *options]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    return call
+def run(site: Path, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    settings = {"fleet_build_dir": str(ROOT / "build"), "fleet_sites_dir": str(directory / "sites")}
+    words = [sys.executable, "-m", "ansible", "playbook", "-i", str(site.parent), str(ROOT / "playbooks/render.yml")]
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTION.parents[2]),
+        "LC_ALL": "C.UTF-8",
+    }
+    command = [*words, "-e", json.dumps(settings), *options]
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the playbook makes of the example site."""
+    directory = tmp_path_factory.mktemp("example")
+    done = run(EXAMPLE, directory)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory / "sites"
+
+
+@pytest.fixture
+def rendered(example: Path, trees: Path) -> dict[str, str]:
+    """The example site is rendered already. Tree by host."""
+    shutil.copytree(example, trees.parent, symlinks=True)
+    return state(trees)
 
 
 @pytest.fixture
@@ -110,16 +119,16 @@ def test_check_do_check_do(render: Callable[..., str], trees: Path) -> None:
     assert os.access(trees / "report.html", os.R_OK)
 
 
-def test_one_change_changes_the_hosts_it_concerns(render: Callable[..., str], edit: Edit, trees: Path) -> None:
-    render()
-    before = state(trees)
+def test_one_change_changes_the_hosts_it_concerns(
+    rendered: dict[str, str], render: Callable[..., str], edit: Edit, trees: Path
+) -> None:
     edit('mac: "52:54:00:01:00:17"', 'mac: "52:54:00:01:00:ff"')
     printed = render("--diff")
     assert "40 hosts: 1 changed" in printed
     assert "paris-files1: /etc/systemd/network/" in printed
     assert "+MACAddress=52:54:00:01:00:ff" in printed
     after = state(trees)
-    assert [name for name in after if after[name] != before[name]] == ["paris-files1"]
+    assert [name for name in after if after[name] != rendered[name]] == ["paris-files1"]
     assert len(list((trees / ".trees").iterdir())) == len(set(after.values()))
 
 
@@ -137,19 +146,17 @@ def test_limit_leaves_the_others_as_they_are(render: Callable[..., str], edit: E
     }
 
 
+@pytest.mark.usefixtures("rendered")
 def test_host_that_left_the_site_loses_its_tree(render: Callable[..., str], edit: Edit, trees: Path) -> None:
-    render()
     edit("nantes-laptop-[01:03]", "nantes-laptop-[01:02]")
     assert "1 removed" in render()
     assert "nantes-laptop-03" not in state(trees)
 
 
 def test_refused_by_the_tool_nothing_changes_for_anybody(
-    play: Play, render: Callable[..., str], edit: Edit, trees: Path
+    rendered: dict[str, str], play: Play, edit: Edit, trees: Path
 ) -> None:
     """The model takes any raw rule; nft does not."""
-    render()
-    before = state(trees)
     rule = "{zone: laptops, ruleset: high, chain: output, rule: tcp dport nosuchport accept, reason: a test}"
     edit("\ntime:\n", f"\nraw:\n  - {rule}\n\ntime:\n")
     done = play()
@@ -158,8 +165,8 @@ def test_refused_by_the_tool_nothing_changes_for_anybody(
     assert re.search(
         r"paris-laptop-01 and 20 more: /etc/nftables.d/high.nft: .*nosuchport", done.stdout.replace("\n", " ")
     )
-    assert state(trees) == before
-    assert len(list((trees / ".trees").iterdir())) == len(set(before.values()))
+    assert state(trees) == rendered
+    assert len(list((trees / ".trees").iterdir())) == len(set(rendered.values()))
 
 
 def test_inventory_without_a_site_is_no_empty_site(play: Play, site: Path) -> None:
