@@ -33,6 +33,15 @@ SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current")).resolve()
 COLLECTIONS = Path(_errors.__file__).parents[5]
 
 
+# What pytest-xdist (`--dist loadgroup`) runs in one process, since the files share what is costly to make, or would
+# otherwise have two machines at once; the longest first. Every other file is a group of its own.
+_TOGETHER = {
+    "builds": {"test_derived", "test_offline_build", "test_reproducible", "test_rootless"},
+    "machines": {"test_measurement", "test_qemu_vm", "test_vm"},
+    "image": {"test_admin_access", "test_confinement", "test_logging", "test_services", "test_time_sync"},
+}
+
+
 class Played(NamedTuple):
     """The results of the tasks, and what ansible-playbook printed."""
 
@@ -46,6 +55,20 @@ class Played(NamedTuple):
 
 Task = dict[str, Any]
 Play = Callable[..., Played]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests into groups, and the groups into order."""
+    order = [*_TOGETHER]
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: order.index(groups[item]) if groups[item] in order else len(order))
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str:
+    name = "test_vm" if "e2e" in item.path.parts else item.path.stem
+    return next((group for group, files in _TOGETHER.items() if name in files), name)
 
 
 @pytest.fixture
