@@ -16,7 +16,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json, write_text
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import digest_of
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import inspector, load, render, report, store
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import Views
@@ -65,7 +64,8 @@ class ActionModule(ActionBase):
                 remedy=f"render one site at a time: --limit site_{plan.site.site}",
             )
         output = store.Store(Path(arguments["dest"]) / plan.site.site)
-        inputs = _digest.of_data(loaded.inputs, _code(roles), digest_of(Path(arguments["sdk"])), hosts)
+        judges = inspector.judges(Path(arguments["sdk"]), roles)
+        inputs = _digest.of_data(loaded.inputs, _code(roles), judges, hosts)
         summary = _read(output.directory / _SUMMARY)
         before = {name: output.current(name) for name in hosts}
         if summary.get("inputs") == inputs and before == {name: summary["trees"].get(name) for name in hosts}:
@@ -73,7 +73,7 @@ class ActionModule(ActionBase):
             return {"changed": False, "reason": reason, **_told(summary, output)}
         output.directory.mkdir(parents=True, exist_ok=True)
         renderer = render.Renderer(Views(plan), roles, plan.authorities)
-        judge = inspector.Inspector(plan, output.directory, Path(arguments["sdk"]), roles)
+        judge = inspector.Inspector(plan, output.directory, Path(arguments["sdk"]), roles, judges)
         trees: dict[str, str] = {}
         for name in hosts:
             tree = renderer.tree(name)
@@ -119,11 +119,9 @@ def _told(summary: Mapping[str, Any], output: store.Store) -> dict[str, Any]:
 
 
 def _code(roles: Path) -> str:
-    """Digest of all that makes text of a model."""
+    """Digest of all that makes text of a model, beside what roles put into images."""
     parts = [*sorted(roles.glob("*/templates")), *sorted(roles.glob("*/vars")), *sorted(roles.glob("*/defaults"))]
-    parts += [*sorted(roles.glob("*/files/root")), COLLECTION / "files/products.yml"]
-    library = [COLLECTION / "plugins/plugin_utils/_site", COLLECTION / "plugins/module_utils/_site"]
-    return _digest.of_tree(*parts, *library)
+    return _digest.of_tree(*parts, COLLECTION / "plugins/plugin_utils/_site")
 
 
 def _read(path: Path) -> dict[str, Any]:

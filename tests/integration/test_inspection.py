@@ -23,7 +23,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTI
 ROOT = Path(__file__).resolve().parents[2]
 SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 HOSTS = ("paris-gw1", "paris-files1", "paris-laptop-01", "paris-laptop-02", "paris-logs1", "paris-time1")
-USERS = ("_chrony", "_rsyslog", "ipsec", "update", "systemd-network")
+USERS = ("_chrony", "_rsyslog", "ipsec", "systemd-network")
 CONNECTIONS = "etc/swanctl/conf.d/connections.conf"
 UNITS = "etc/systemd/system"
 
@@ -83,7 +83,7 @@ def test_nothing_is_wrong_with_the_example(site: Path) -> None:
             "daddr @flie",
             "No such file or directory",
         ),
-        ("nftables", "paris-laptop-01/etc/nftables.d/update.nft", '"update"', '"nobdy"', "User does not exist"),
+        ("nftables", "paris-laptop-01/etc/nftables.d/logs_time.nft", '"_chrony"', '"nobdy"', "User does not exist"),
         ("strongswan", f"paris-laptop-01/{CONNECTIONS}", "if_id_in = 1", "if_idd_in = 1", "unknown option: if_idd_in"),
         (
             "strongswan",

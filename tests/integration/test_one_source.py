@@ -32,3 +32,6 @@ def test_roles_and_renderer_agree(base: Path, tmp_path: Path, host: str) -> None
     for path, content in rendered.items():
         if not path.startswith(AUTHORITIES):
             assert (tmp_path / "layer/upper" / path).read_bytes() == content.data, path
+    passwd = (tmp_path / "layer/upper/etc/passwd").read_text()
+    missing = plan.users[plan.members[host].host.product] - {line.split(":")[0] for line in passwd.splitlines()}
+    assert not missing, "files/products.yml names users that no role makes"

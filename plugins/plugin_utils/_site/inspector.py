@@ -33,7 +33,6 @@ _KINDS = (
     ("etc/systemd/network/*", "networkd"),
 )
 _UNITS = "etc/systemd/system/"
-_USERS = ("_chrony", "_rsyslog", "admin", "audit", "ipsec", "systemd-network")
 _MEMORY = ".checked.json"
 
 
@@ -41,17 +40,16 @@ class Inspector:
     """Judges trees.
 
     :param directory: that of the site's output.
+    :param judges: what :func:`judges` says.
     """
 
-    def __init__(self, plan: Plan, directory: Path, sdk: Path, roles: Path) -> None:
+    def __init__(self, plan: Plan, directory: Path, sdk: Path, roles: Path, judges: str) -> None:
         self._directory = directory
         self._sdk = sdk
         self._roles = roles
-        self._users = sorted({*_USERS, *(service.user for service in plan.site.services.values() if service.user)})
+        self._users = sorted(frozenset[str]().union(*plan.users.values()))
         # A verdict holds as long as what judges stays the same.
-        self._judges = _digest.of_data(
-            digest_of(sdk), _digest.of_tree(COLLECTION / "plugins/module_utils/_site"), self._users, _images(roles)
-        )
+        self._judges = _digest.of_data(judges, self._users)
         self._jobs: dict[str, dict[str, str]] = {}
         self._hosts: dict[str, list[str]] = {}
         self._kind_of: dict[str, str | None] = {}
@@ -131,9 +129,10 @@ class Inspector:
         return {key for key in memory.get("good", ()) if isinstance(key, str)}
 
 
-def _images(roles: Path) -> str:
-    """Digest of what roles put into images, which the rendered files refer to."""
-    return _digest.of_tree(*sorted(roles.glob("*/files/root")))
+def judges(sdk: Path, roles: Path) -> str:
+    """Digest of the programs that judge, and of what roles put into images, which the rendered files refer to."""
+    images = sorted(roles.glob("*/files/root"))
+    return _digest.of_data(digest_of(sdk), _digest.of_tree(COLLECTION / "plugins/module_utils/_site", *images))
 
 
 def by_file(verdicts: Iterable[tuple[str, list[str], str]]) -> list[str]:

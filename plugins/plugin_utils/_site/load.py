@@ -15,6 +15,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import certificates, meaning, source
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import plan as address_plan
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Product
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, describe, roots
 
@@ -65,7 +66,7 @@ def load(file: Path) -> LoadedSite:
 def _load(file: Path) -> LoadedSite:
     found = source.read(file)
     directory = file.parent / found.site.pki.directory
-    products = _data.read(PRODUCTS)
+    products = {name: Product.model_validate(part) for name, part in _data.read(PRODUCTS).items()}
     plan, problems = address_plan.make(found.site, products, certificates.authorities(directory))
     problems += meaning.problems(plan)
     if problems:
@@ -74,7 +75,7 @@ def _load(file: Path) -> LoadedSite:
     if errors:
         raise found.error(errors)
     public = {name: hashlib.sha256(content).hexdigest() for name, content in plan.authorities.items()}
-    inputs = _digest.of_data(found.digest, products, public)
+    inputs = _digest.of_data(found.digest, _digest.of_file(PRODUCTS), public)
     return LoadedSite(found, plan, inputs, tuple(_line(found, warning) for warning in warnings))
 
 

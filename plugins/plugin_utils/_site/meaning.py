@@ -25,6 +25,7 @@ _CHECKS: tuple[Callable[[Plan], Iterator[Problem]], ...] = (
     hosts.connections,
     policy.services,
     policy.policy,
+    policy.users,
     policy.raw,
     servers.servers,
     servers.access,

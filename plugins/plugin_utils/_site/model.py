@@ -217,7 +217,7 @@ class Service(Part):
     icmp: bool = False
     """Echo requests. Errors that belong to a connection pass anyway."""
     user: User | None = None
-    """The only user whose processes may send it. Unless set any user may."""
+    """The only user whose processes may send it; the products of all hosts that ask have it. Unless set any may."""
 
     @model_validator(mode="after")
     def _some(self) -> Service:
@@ -357,6 +357,8 @@ class Product(Part):
 
     units: list[Unit]
     """Its units that tunnels may have as members."""
+    users: list[User] = []
+    """Its users that services may be bound to."""
 
 
 class Site(Part):

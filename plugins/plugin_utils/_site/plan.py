@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -28,6 +28,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import (
     Network,
     Place,
     PlaceNetwork,
+    Product,
     Site,
     Tunnel,
     Zone,
@@ -71,6 +72,7 @@ class Plan:
 
     site: Site
     units: Mapping[str, frozenset[str]]  # by product
+    users: Mapping[str, frozenset[str]]  # by product
     authorities: Mapping[str, bytes] = field(default_factory=dict)  # certificates by name of file
     members: dict[str, Member] = field(default_factory=dict)
     zones: dict[str, Resolved] = field(default_factory=dict)
@@ -209,17 +211,16 @@ def _slice(pool: Network, prefix: int, number: int) -> Iterator[Network]:
         yield type(pool)((first, prefix))
 
 
-def make(
-    site: Site, units: Mapping[str, Iterable[str]], authorities: Mapping[str, bytes]
-) -> tuple[Plan, list[Problem]]:
+def make(site: Site, products: Mapping[str, Product], authorities: Mapping[str, bytes]) -> tuple[Plan, list[Problem]]:
     """Unroll ranges and resolve zones.
 
-    :param units: what tunnels may have as members, by product of the collection.
+    :param products: those of the collection.
     :param authorities: certificates of the site's authorities, by name of file.
     """
-    known = {product: frozenset(names) for product, names in units.items()}
-    known |= {product: frozenset(part.units) for product, part in site.products.items()}
-    plan = Plan(site, known, authorities)
+    known = {**products, **site.products}
+    units = {name: frozenset(product.units) for name, product in known.items()}
+    users = {name: frozenset(product.users) for name, product in known.items()}
+    plan = Plan(site, units, users, authorities)
     problems: list[Problem] = []
     problems += _unroll(plan)
     problems += _resolve(plan)

@@ -30,6 +30,12 @@ def services(plan: Plan) -> Iterator[Problem]:
                         yield Problem(
                             ("services", name, key, index), f"{port!r} is no range of ports", "write it as 6000-6010"
                         )
+        if service.user is not None and not any(service.user in users for users in plan.users.values()):
+            yield Problem(
+                ("services", name, "user"),
+                f"no product has a user {service.user}",
+                "correct it, or name it in products",
+            )
 
 
 def policy(plan: Plan) -> Iterator[Problem]:
@@ -51,6 +57,22 @@ def policy(plan: Plan) -> Iterator[Problem]:
                     if before != index:
                         problem = f"{source} to {destination}, {service} via {rule.via} stands in policy[{before}] too"
                         yield Problem(path, problem, "take one of them away")
+
+
+def users(plan: Plan) -> Iterator[Problem]:
+    """The ruleset of a sender names the user, and nft loads none with a user that the machine does not know."""
+    known = frozenset[str]().union(*plan.users.values())
+    for index, rule in enumerate(plan.site.policy):
+        for place, name in enumerate(rule.services):
+            user = plan.site.services[name].user if name in plan.site.services else None
+            if user not in known:
+                continue  # is said where it stands
+            asking = {host for zone in rule.sources if zone in plan.zones for host in plan.zones[zone].hosts}
+            products = {plan.members[host].host.product for host in asking}
+            if lacking := sorted(product for product in products if user not in plan.users.get(product, known)):
+                problem = f"{name} is bound to user {user}, which {', '.join(lacking)} does not have"
+                remedy = "take these hosts out of 'from', or name the user in products"
+                yield Problem(("policy", index, "services", place), problem, remedy)
 
 
 def _unknown_in_rule(plan: Plan, rule: Rule, path: Path) -> Iterator[Problem]:
