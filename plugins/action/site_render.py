@@ -73,7 +73,7 @@ class ActionModule(ActionBase):
             return {"changed": False, "reason": reason, **_told(summary, output)}
         output.directory.mkdir(parents=True, exist_ok=True)
         renderer = render.Renderer(Views(plan), roles, plan.authorities)
-        judge = inspector.Inspector(plan, output.directory, Path(arguments["sdk"]), roles, judges)
+        judge = inspector.Inspector(loaded, output.directory, Path(arguments["sdk"]), roles, judges)
         trees: dict[str, str] = {}
         for name in hosts:
             tree = renderer.tree(name)
@@ -121,6 +121,7 @@ def _told(summary: Mapping[str, Any], output: store.Store) -> dict[str, Any]:
 def _code(roles: Path) -> str:
     """Digest of all that makes text of a model, beside what roles put into images."""
     parts = [*sorted(roles.glob("*/templates")), *sorted(roles.glob("*/vars")), *sorted(roles.glob("*/defaults"))]
+    parts += [COLLECTION / "files/confinement", COLLECTION / "plugins/plugin_utils/_confinement.py"]
     return _digest.of_tree(*parts, COLLECTION / "plugins/plugin_utils/_site")
 
 

@@ -234,6 +234,12 @@ def limits(directories: Sequence[str | Path] = ()) -> dict[str, float]:
     return {**gated, **{each.name: each.threshold for each in image_dropins(directories)}}
 
 
+def known_units() -> frozenset[str]:
+    """The units that profiles of the collection name, whatever they say about them."""
+    profiles = [_read(path) for path in DIRECTORY.glob("*.yml")]
+    return frozenset(name for profile in profiles for name in (*profile.units, *profile.gated, *profile.left))
+
+
 def exposure_check(unit: str, threshold: float, *options: str) -> list[str]:
     """The command that fails if a unit is more exposed than this. Any instance stands for all of a template."""
     name = unit.replace("@.", "@instance.")

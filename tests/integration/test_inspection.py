@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
 from ansible_collections.vauban.fleet.plugins.module_utils._site import inspection
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import load
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.render import Renderer
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.store import TREES, Store
@@ -43,12 +45,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "trees"
 
 
-def judge(site: Path, jobs: dict[str, list[str]]) -> dict[str, str]:
+def judge(site: Path, jobs: dict[str, list[str]], commands: dict[str, list[str]] | None = None) -> dict[str, str]:
     binds = [Bind(site, inspection.SITE), Bind(COLLECTION / "roles", inspection.ROLES)]
     found: dict[str, str] = inside.call(
         sandbox_at(str(SDK), site.parent),
         "_site.inspection.inspect",
-        {"jobs": jobs, "users": USERS},
+        {"jobs": jobs, "users": USERS, "commands": commands or {}},
         binds=binds,
         epoch=0,
         log=site.parent / "log",
@@ -143,3 +145,37 @@ def test_fault_in_a_drop_in_is_found(site: Path, tmp_path: Path, before: str, af
     found = judge(broken, {"units": list(HOSTS)})
     assert set(found) == {"paris-laptop-01"}
     assert said in found["paris-laptop-01"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "changed", "said"),
+    [
+        ("rsyslog.service", {}, None),
+        ("rsyslog.service", {"NoNewPrivileges": False, "SystemCallFilter": []}, "rsyslog.service: "),
+        ("sshd@admin.service", {}, None),
+        (
+            "sshd@admin.service",
+            {"NoNewPrivileges": False, "SystemCallFilter": []},
+            "sshd@admin.service: ",
+        ),
+        ("of_the_site.service", {}, None),
+        ("of_the_site.service", {"NoNewPrivileges": False, "SystemCallFilter": []}, "of_the_site.service: "),
+    ],
+)
+def test_unit_more_exposed_than_is_accepted_is_found(
+    site: Path, tmp_path: Path, unit: str, changed: dict[str, Any], said: str | None
+) -> None:
+    """Beside what else the host says about the unit."""
+    loosened = shutil.copytree(site, tmp_path / "trees")
+    settings = {"settings": changed, "reasons": dict.fromkeys(changed, "a test")}
+    (dropin,) = _confinement.dropins([{"name": unit, "profile": "network_service", **settings}])
+    name = f"paris-laptop-01/{UNITS}/{unit}.d/50-confinement.conf"
+    (loosened / name).parent.mkdir(exist_ok=True)
+    (loosened / name).write_text("\n".join(["[Service]", *dropin.lines, ""]))
+    found = judge(loosened, {"exposure": [name]}, {name: dropin.as_dict()["check"]})
+    assert judge(loosened, {"units": ["paris-laptop-01"]}) == {}
+    if said is None:
+        assert found == {}
+    else:
+        assert "Overall exposure level for" in found[name]
+        assert said in found[name]

@@ -178,6 +178,30 @@ def test_inventory_without_a_site_is_no_empty_site(play: Play, site: Path) -> No
     assert "enable_plugins = vauban.fleet.site" in done.stdout
 
 
+def test_unit_that_is_too_exposed_is_refused_with_what_to_change(
+    rendered: dict[str, str], play: Play, edit: Edit, site: Path, trees: Path
+) -> None:
+    edit(
+        'SystemCallFilter: ["@system-service", "~@privileged", "~@resources", "sched_setscheduler"]',
+        "NoNewPrivileges: no",
+    )
+    edit("SystemCallFilter: each", "NoNewPrivileges: each")
+    edit("      TasksMax: 64", "      SystemCallFilter: []")
+    edit("TasksMax: a thread", "SystemCallFilter: a thread")
+    done = play()
+    assert done.returncode == 2
+    assert "2 of 40 hosts are refused; none was changed" in done.stdout
+    printed = " ".join(done.stdout.split())
+    assert (
+        "log-collector.service.d/50-confinement.conf: → Overall exposure level for log-collector.service: " in printed
+    )
+    line = next(number for number, text in enumerate(site.read_text().splitlines(), 1) if text == "    settings:")
+    assert (
+        f"{site}:{line}: confinement[0].settings: log-collector.service may be exposed to 2 at most. Remedy:" in printed
+    )
+    assert state(trees) == rendered
+
+
 def test_wrong_site_ends_the_run_with_all_its_errors(play: Play, edit: Edit, site: Path, trees: Path) -> None:
     edit("if_id: 2", "if_id: 1")
     edit("via: high", "via: hihg")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
@@ -32,18 +33,20 @@ _SECONDS = 60
 Verdicts = dict[str, str]
 
 
-def inspect(jobs: Mapping[str, Sequence[str]], users: Sequence[str]) -> Verdicts:
+def inspect(jobs: Mapping[str, Sequence[str]], users: Sequence[str], commands: Mapping[str, Sequence[str]]) -> Verdicts:
     """Judge files.
 
     :param jobs: paths below :data:`SITE` by kind of file; for kind ``units`` those of trees.
     :param users: names of users that files may name beside those of the SDK.
+    :param commands: what judges each drop-in of kind ``exposure``.
     :returns: what is wrong, by path; paths that are in order are not in it.
     :raises FleetError: a program does not run at all.
     """
     _SCRATCH.mkdir(mode=0o700)
     _add_users(users)
+    kinds: dict[str, Callable[[Sequence[str]], Verdicts]] = {**_KINDS, "exposure": partial(_exposure, commands)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = [pool.submit(_KINDS[kind], paths) for kind, paths in jobs.items() if paths]
+        futures = [pool.submit(kinds[kind], paths) for kind, paths in jobs.items() if paths]
         return {path: said for future in futures for path, said in future.result().items()}
 
 
@@ -153,22 +156,49 @@ def _networkd_log() -> str:
 
 def _units(trees: Sequence[str]) -> Verdicts:
     """systemd-analyze(1) ``verify``: every line it prints is a fault, since it ends with 0 on an unknown setting."""
-    ours = [str(path) for path in sorted(Path(ROLES).glob("*/files/root/usr/lib/systemd/system"))]
 
     def check(some: Sequence[str]) -> str:
         own = f"{SITE}/{some[0]}/etc/systemd/system"
-        path = ":".join([own, *ours, "/usr/lib/systemd/system"])
         units = sorted(
             name.removesuffix(".d")
             for name in os.listdir(own)
             if not name.removesuffix(".d").endswith((".target", "@.service", "@.socket"))
         )
-        environment = {**os.environ, "SYSTEMD_UNIT_PATH": path}
         command = ["systemd-analyze", "verify", "--man=no", "--generators=no", "--recursive-errors=one", *units]
-        done = _run(command, env=environment)
+        done = _run(command, env=_looking_for_units(own, units, "verified"))
         return done.stderr.strip() or ("" if done.returncode == 0 else f"ended with {done.returncode}")
 
     return _judge(_each(trees), check)
+
+
+def _exposure(commands: Mapping[str, Sequence[str]], paths: Sequence[str]) -> Verdicts:
+    """systemd-analyze(1) ``security``: fails on a unit that is more exposed than is accepted."""
+
+    def check(some: Sequence[str]) -> str:
+        command = commands[some[0]]
+        own = f"{SITE}/{os.path.dirname(os.path.dirname(some[0]))}"
+        done = _run([*command[:-1], "--no-pager", command[-1]], env=_looking_for_units(own, command[-1:], "exposed"))
+        return "" if done.returncode == 0 else done.stderr.strip() or done.stdout.strip().rpartition("\n")[2]
+
+    return _judge(_each(paths), check)
+
+
+def _looking_for_units(own: str, units: Iterable[str], scratch: str) -> dict[str, str]:
+    """An environment in which systemd-analyze(1) finds the units of a tree.
+
+    Services of a site's own products are not here: what is said about them is judged on a bare one.
+    """
+    ours = [str(path) for path in sorted(Path(ROLES).glob("*/files/root/usr/lib/systemd/system"))]
+    bare = _SCRATCH / scratch
+    bare.mkdir(exist_ok=True)
+    places = [own, *ours, "/usr/lib/systemd/system"]
+    for name in units:
+        template = re.sub("@[^.]*", "@", name)
+        if name.endswith(".service") and not any(
+            os.path.exists(f"{place}/{each}") for place in places for each in (name, template)
+        ):
+            (bare / name).write_text("[Service]\nExecStart=/bin/true\n")
+    return {**os.environ, "SYSTEMD_UNIT_PATH": ":".join([*places, str(bare)])}
 
 
 _KINDS: dict[str, Callable[[Sequence[str]], Verdicts]] = {

@@ -17,9 +17,11 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import digest_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
 from ansible_collections.vauban.fleet.plugins.module_utils._site import inspection
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.render import Tree
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.store import TREES
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.confinement import Confinement
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, sandbox_at
 
 # Which program judges a file, by shell patterns of its path.
@@ -33,6 +35,7 @@ _KINDS = (
     ("etc/systemd/network/*", "networkd"),
 )
 _UNITS = "etc/systemd/system/"
+_DROPIN = "50-confinement.conf"
 _MEMORY = ".checked.json"
 
 
@@ -43,16 +46,19 @@ class Inspector:
     :param judges: what :func:`judges` says.
     """
 
-    def __init__(self, plan: Plan, directory: Path, sdk: Path, roles: Path, judges: str) -> None:
+    def __init__(self, site: LoadedSite, directory: Path, sdk: Path, roles: Path, judges: str) -> None:
+        self._site = site
+        self._confinement = Confinement(site.plan)
         self._directory = directory
         self._sdk = sdk
         self._roles = roles
-        self._users = sorted(frozenset[str]().union(*plan.users.values()))
+        self._users = sorted(frozenset[str]().union(*site.plan.users.values()))
         # A verdict holds as long as what judges stays the same.
         self._judges = _digest.of_data(judges, self._users)
         self._jobs: dict[str, dict[str, str]] = {}
         self._hosts: dict[str, list[str]] = {}
         self._kind_of: dict[str, str | None] = {}
+        self._confined: dict[str, int] = {}  # by path of a drop-in
 
     def add(self, host: str, name: str, tree: Tree) -> None:
         """Have a tree judged, which lies in the store under ``name``.
@@ -71,6 +77,14 @@ class Inspector:
                 self._add(kind, content.digest, f"{name}/{path}", host)
         if units:
             self._add("units", _digest.of_data(units), name, host)
+        for index in self._confinement.of(host):
+            unit = self._site.plan.site.confinement[index].unit
+            directory = f"{_UNITS}{unit}.d/"
+            path = f"{name}/{directory}{_DROPIN}"
+            self._confined[path] = index
+            # Its other drop-ins count, too.
+            whole = [found for found in units if found.startswith(directory)]
+            self._add("exposure", _digest.of_data(index, whole), path, host)
 
     def verdicts(self, log: Path) -> Iterator[tuple[str, list[str], str]]:
         """Run the programs; what they found, as path of a file, the hosts that have it, and what was said.
@@ -87,7 +101,11 @@ class Inspector:
             said = inside.call(
                 sandbox_at(str(self._sdk), self._directory / ".work"),
                 "_site.inspection.inspect",
-                {"jobs": {kind: list(files.values()) for kind, files in jobs.items()}, "users": self._users},
+                {
+                    "jobs": {kind: list(files.values()) for kind, files in jobs.items()},
+                    "users": self._users,
+                    "commands": {path: self._command(path) for path in jobs.get("exposure", {}).values()},
+                },
                 binds=[Bind(self._directory / TREES, inspection.SITE), Bind(self._roles, inspection.ROLES)],
                 epoch=0,
                 log=log,
@@ -97,7 +115,8 @@ class Inspector:
             for digest, path in files.items():
                 key = f"{kind} {digest}"
                 if path in said:
-                    yield path.partition("/")[2] or _UNITS.rstrip("/"), self._hosts[key], said[path]
+                    where = f"\n{self._cause(path)}" if kind == "exposure" else ""
+                    yield path.partition("/")[2] or _UNITS.rstrip("/"), self._hosts[key], said[path] + where
                 else:
                     good.append(key)
         write_json(self._directory / _MEMORY, {"judges": self._judges, "good": sorted({*good, *known})})
@@ -114,6 +133,18 @@ class Inspector:
     def count(self) -> int:
         """How many distinct files are judged."""
         return sum(len(files) for files in self._jobs.values())
+
+    def _command(self, path: str) -> list[str]:
+        (dropin,) = self._confinement.dropins([self._confined[path]])
+        return list(dropin["check"])
+
+    def _cause(self, path: str) -> str:
+        """Where the site says what a unit that is too exposed may do."""
+        index = self._confined[path]
+        (dropin,) = self._confinement.dropins([index])
+        what = f"{dropin['name']} may be exposed to {dropin['threshold']:g} at most"
+        remedy = "take back what loosens the profile, or set threshold and say why in a comment"
+        return self._site.line(Problem(("confinement", index, "settings"), what, remedy))
 
     def _add(self, kind: str, digest: str, path: str, host: str) -> None:
         self._jobs.setdefault(kind, {}).setdefault(digest, path)

@@ -40,6 +40,10 @@ class LoadedSite:
         """Path of the site file."""
         return Path(self.source.file)
 
+    def line(self, problem: Problem) -> str:
+        """A problem as a line for people, with its place in the file."""
+        return _line(self.source, problem)
+
 
 _cache: dict[tuple[str, int, int], LoadedSite] = {}
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks import hosts, networks, policy, servers, tunnels
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks import (
+    confinement,
+    hosts,
+    networks,
+    policy,
+    servers,
+    tunnels,
+)
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem
 
@@ -27,6 +34,7 @@ _CHECKS: tuple[Callable[[Plan], Iterator[Problem]], ...] = (
     policy.policy,
     policy.users,
     policy.raw,
+    confinement.confinement,
     servers.servers,
     servers.access,
 )

@@ -77,6 +77,15 @@ Unit = Annotated[
     str,
     _text(r"[A-Za-z0-9:_.@\\-]+\.(?:service|socket|timer|path)", 255, "unit", "write it with its suffix: sshd.service"),
 ]
+ConfinedUnit = Annotated[
+    str,
+    _text(
+        r"[A-Za-z0-9:_.@\\-]+\.(?:service|socket|mount|swap)",
+        255,
+        "unit that can be confined",
+        "write it with its suffix: sshd.service",
+    ),
+]
 User = Annotated[str, _text("[a-z_][a-z0-9_-]*", 31, "user", "use a-z and _ first, then a-z, 0-9, _ and -")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 PortRange = Annotated[str, _text("[0-9]{1,5}-[0-9]{1,5}", 11, "range of ports", "write it as 6000-6010")]
@@ -256,6 +265,23 @@ class RawRule(Part):
     """Why the model is not enough; it is shown in the report."""
 
 
+class Confined(Part):
+    """A unit that is confined in another way than the images do it. Its drop-in takes the place of theirs."""
+
+    zone: Identifier
+    """Hosts whose unit it is."""
+    unit: ConfinedUnit
+    """The unit."""
+    profile: Identifier
+    """A profile of the collection (``files/confinement``)."""
+    settings: dict[str, bool | int | str | list[str]] = {}
+    """Directives that take the place of the profile's, by their names in systemd.exec(5)."""
+    reasons: dict[str, Line] = {}
+    """Why the unit needs each of them, by directive."""
+    threshold: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Highest exposure (``systemd-analyze security``) that is accepted, in place of the profile's."""
+
+
 class Interface(Part):
     """A network interface of a host; it gets the name of its key."""
 
@@ -388,6 +414,8 @@ class Site(Part):
     """All that is allowed."""
     raw: list[RawRule] = []
     """Rules that the model cannot express."""
+    confinement: list[Confined] = []
+    """Units that are confined in another way than the images do it."""
     time: Time | None = None
     """Time."""
     logs: Logs | None = None

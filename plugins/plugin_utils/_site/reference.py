@@ -110,8 +110,8 @@ def _type(value: Any) -> str:
     if value.get("type") == "object":
         named = list(value.get("patternProperties", {}).values()) or [value.get("additionalProperties", {})]
         return f"mapping of {_type(named[0])}"
-    words = {"boolean": "on or off", "integer": _bounds(value), "string": value.get("format", "text")}
-    return str(words.get(value.get("type", ""), "text"))
+    words = {"boolean": "on or off", "integer": _bounds(value), "number": "number"}
+    return words.get(value.get("type", ""), str(value.get("format", "text")))
 
 
 def _bounds(value: Any) -> str:

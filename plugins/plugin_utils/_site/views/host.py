@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, PlaceNetwork, RoleAccess
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, single
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.confinement import Confinement
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.firewall import Firewall
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.ipsec import Ipsec
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
@@ -26,6 +27,7 @@ ROLES = (
     "time_sync",
     "logging",
     "admin_access",
+    "confinement",
 )
 CLOCK = "chrony.service"
 COLLECTOR = "log-collector.service"
@@ -42,6 +44,7 @@ class Views:
         self._shared = Shared()
         self._firewall = Firewall(plan, self._shared)
         self._ipsec = Ipsec(plan, self._shared)
+        self._confinement = Confinement(plan)
         self._versions = (4, 6) if plan.site.ipv6 else (4,)
         self._time_servers = frozenset(plan.site.time.servers if plan.site.time else ())
         self._collectors = frozenset(plan.site.logs.collectors if plan.site.logs else ())
@@ -59,6 +62,7 @@ class Views:
             "time_sync": self._time(name),
             "logging": self._logs(name),
             "admin_access": self._access(name),
+            "confinement": {"confinement_dropins": self._confined(name)},
         }
 
     def _network(self, name: str) -> dict[str, Any]:
@@ -226,6 +230,12 @@ class Views:
                 ("access", roles), lambda: [self._instance(role, getattr(access, role)) for role in roles]
             )
         }
+
+    def _confined(self, name: str) -> list[dict[str, Any]]:
+        indexes = self._confinement.of(name)
+        return self._shared.get(  # type: ignore[no-any-return]
+            ("confinement", indexes), lambda: self._confinement.dropins(indexes)
+        )
 
     def _instance(self, role: str, part: RoleAccess) -> dict[str, Any]:
         """An sshd. It listens on all addresses of its namespace, which are those of the tunnel and no others."""
