@@ -116,15 +116,15 @@ def test_processes_of_the_host_are_not_visible(sandbox: Sandbox) -> None:
 
 
 def test_nothing_outlives_the_program(sandbox: Sandbox, binds: list[Bind], tmp_path: Path) -> None:
-    sandbox.run(["sh", "-c", "(sleep 1; echo x >/run/out/late) >/dev/null 2>&1 & :"], binds=binds)
-    sandbox.run(["sleep", "1.5"])
+    sandbox.run(["sh", "-c", "(sleep 0.3; echo x >/run/out/late) >/dev/null 2>&1 & :"], binds=binds)
+    sandbox.run(["sleep", "0.6"])
     assert not (tmp_path / "out/late").exists()
 
 
 def test_program_that_takes_too_long_is_stopped_whole(sandbox: Sandbox, binds: list[Bind], tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="did not end within"):
         sandbox.run(["sh", "-c", "sleep 1; echo x >/run/out/late"], binds=binds, timeout=0.5)
-    sandbox.run(["sleep", "1.5"])
+    sandbox.run(["sleep", "0.8"])
     assert not (tmp_path / "out/late").exists()
 
 

@@ -9,6 +9,7 @@ No clock is touched: every chronyd runs with -x and without CAP_SYS_TIME.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +28,7 @@ from .conftest import SDK
 SERVER, CLIENT, NAME = "10.9.0.1", "10.9.0.2", "time.example"
 KEYS = {1: "1" * 64, 2: "2" * 64}
 CERTIFICATE, KEY = "/etc/chrony/nts.pem", "/etc/chrony/nts.key"
-MEASURED = 12  # seconds after which the four packets of iburst are long through
+BURST = 4  # packets that a client sends at once when it starts (iburst)
 
 Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
@@ -132,8 +133,17 @@ def client(image: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) ->
             start(stack, other, f"{own}.conf", directory / f"{name}.log")
         for name in ("right_key", "nts"):
             hosts.wait_for(lambda name=name: source(other, name)[1] == "*", f"{name}: selected", within=30)  # type: ignore[misc]
-        other("sleep", str(MEASURED))
+        for name, case in CLIENTS.items():
+            if not case["server"]["nts"]:  # those without a key of the server send nothing
+                hosts.wait_for(lambda name=name: sent(other, name) >= BURST, f"{name}: asked", within=30)  # type: ignore[misc]
+        other("sleep", "2")  # for the last answer
         yield other
+
+
+def sent(host: Host, client: str) -> int:
+    """How many packets a client has sent."""
+    shown = host("chronyc", "-h", f"/run/chrony/{client}.sock", "-n", "ntpdata")
+    return int(re.findall(r"(?m)^Total TX +: (\d+)$", shown)[0])
 
 
 def write_keys(host: Host, path: str, keys: dict[int, str]) -> None:
