@@ -33,7 +33,7 @@ SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current")).resolve()
 COLLECTIONS = Path(_errors.__file__).parents[5]
 
 
-# What pytest-xdist (`--dist loadgroup`) runs in one process, since the files share what is costly to make, or would
+# What pytest-xdist (`-n 2`) runs in one process, since the files share what is costly to make, or would
 # otherwise have two machines at once; the longest first. Every other file is a group of its own.
 _TOGETHER = {
     "builds": {"test_derived", "test_offline_build", "test_reproducible", "test_rootless"},
@@ -57,17 +57,27 @@ Task = dict[str, Any]
 Play = Callable[..., Played]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole groups of files to each process. (`--dist loadgroup` of pytest-xdist 3.8 groups nothing under pytest 9.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(Path(nodeid.partition("::")[0]))
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests into groups, and the groups into order."""
+    """Groups that take long begin first."""
     order = [*_TOGETHER]
-    groups = {item: _group(item) for item in items}
-    items.sort(key=lambda item: order.index(groups[item]) if groups[item] in order else len(order))
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: order.index(group) if (group := _group(item.path)) in order else len(order))
 
 
-def _group(item: pytest.Item) -> str:
-    name = "test_vm" if "e2e" in item.path.parts else item.path.stem
+def _group(file: Path) -> str:
+    name = "test_vm" if "e2e" in file.parts else file.stem
     return next((group for group, files in _TOGETHER.items() if name in files), name)
 
 
