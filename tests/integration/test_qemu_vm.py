@@ -91,13 +91,6 @@ def running(guest: Options) -> dict[str, Any]:
 
 
 @pytest.fixture
-def up(guest: Options) -> dict[str, Any]:
-    """The machine, running, whatever has happened in it since; it is restored if it is not."""
-    stopped = call(guest, check_mode=True, state="started")["changed"]
-    return call(guest, state="restored", snapshot="booted") if stopped else call(guest, state="started")
-
-
-@pytest.fixture
 def ssh(image: Path, running: dict[str, Any]) -> Ssh:
     def run(command: str) -> str:
         options = ["-i", image / guests.CLIENT_KEY, "-o", f"UserKnownHostsFile={image / guests.KNOWN_HOSTS}"]
@@ -123,10 +116,10 @@ def test_result_leads_to_the_guest(running: dict[str, Any], ssh: Ssh) -> None:
     assert "GUEST READY" in Path(running["serial_log"]).read_text("utf-8", "replace")
 
 
-def test_second_run_finds_the_running_machine(guest: Options, up: dict[str, Any]) -> None:
+def test_second_run_finds_the_running_machine(guest: Options, running: dict[str, Any]) -> None:
     again = call(guest, state="started")
     assert not again["changed"]
-    assert (again["pid"], again["ssh_port"]) == (up["pid"], up["ssh_port"])
+    assert (again["pid"], again["ssh_port"]) == (running["pid"], running["ssh_port"])
 
 
 def test_halted_machine_goes_on(guest: Options, running: dict[str, Any], ssh: Ssh) -> None:
@@ -137,11 +130,11 @@ def test_halted_machine_goes_on(guest: Options, running: dict[str, Any], ssh: Ss
     assert ssh("echo on") == "on"
 
 
-def test_check_mode_says_what_would_change(guest: Options, up: dict[str, Any]) -> None:
+def test_check_mode_says_what_would_change(guest: Options, running: dict[str, Any]) -> None:
     said = call(guest, check_mode=True, state="started", memory="256M")
     assert said["reason"] == "changed: memory"
     assert call(guest, check_mode=True, state="absent")["changed"]
-    assert call(guest, state="started")["pid"] == up["pid"]
+    assert call(guest, state="started")["pid"] == running["pid"]
 
 
 def test_restored_machine_has_forgotten_what_came_after(guest: Options, ssh: Ssh) -> None:
@@ -154,7 +147,7 @@ def test_restored_machine_has_forgotten_what_came_after(guest: Options, ssh: Ssh
     assert ssh("cat /sys/class/tpm/tpm0/tpm_version_major") == "2"
 
 
-def test_snapshot_is_kept_until_something_changes(guest: Options, up: dict[str, Any]) -> None:
+def test_snapshot_is_kept_until_something_changes(guest: Options, running: dict[str, Any]) -> None:
     assert call(guest, state="stopped", stop_timeout=0)["changed"]
     saved = call(guest, state="saved", snapshot="booted")
     assert not saved["changed"]
@@ -187,15 +180,15 @@ def test_power_button_ends_the_machine(guest: Options, running: dict[str, Any]) 
     assert not call(guest, state="stopped")["changed"]
 
 
-def test_killed_emulator_is_noticed(guest: Options, up: dict[str, Any]) -> None:
-    emulator = stat(up["pid"])
+def test_killed_emulator_is_noticed(guest: Options, running: dict[str, Any]) -> None:
+    emulator = stat(running["pid"])
     assert emulator is not None
     kill([emulator])
     assert call(guest, check_mode=True, state="started")["reason"] == "the machine was stopped"
-    assert call(guest, state="restored", snapshot="booted")["pid"] != up["pid"]
+    assert call(guest, state="restored", snapshot="booted")["pid"] != running["pid"]
 
 
-def test_process_of_the_same_number_is_not_mistaken(guest: Options, up: dict[str, Any]) -> None:
+def test_process_of_the_same_number_is_not_mistaken(guest: Options, running: dict[str, Any]) -> None:
     record = Path(guest["directory"]) / RECORD
     known = json.loads(record.read_text())
     try:
@@ -278,13 +271,13 @@ def test_directory_with_other_files_is_left_alone(guest: Options, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_taken_port_is_an_error_that_names_it(guest: Options, up: dict[str, Any], tmp_path: Path) -> None:
-    networks = [{"forwards": [{"guest": 22, "host": up["ssh_port"]}]}]
+def test_taken_port_is_an_error_that_names_it(guest: Options, running: dict[str, Any], tmp_path: Path) -> None:
+    networks = [{"forwards": [{"guest": 22, "host": running["ssh_port"]}]}]
     with pytest.raises(FleetError, match=f"port {running['ssh_port']} of 127.0.0.1 is in use"):
         call(guest, directory=str(tmp_path / "vm"), networks=networks)
 
 
-def test_task_shows_its_diff_and_fails_with_data(guest: Options, up: dict[str, Any], tmp_path: Path) -> None:
+def test_task_shows_its_diff_and_fails_with_data(guest: Options, running: dict[str, Any], tmp_path: Path) -> None:
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed: run 'make host'")
     tasks = [
