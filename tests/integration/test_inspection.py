@@ -25,8 +25,9 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTI
 ROOT = Path(__file__).resolve().parents[2]
 SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 HOSTS = ("paris-gw1", "paris-files1", "paris-laptop-01", "paris-laptop-02", "paris-logs1", "paris-time1")
-USERS = ("_chrony", "_rsyslog", "ipsec", "systemd-network")
+USERS = ("_chrony", "_rsyslog", "ipsec", "keepalived", "systemd-network")
 CONNECTIONS = "etc/swanctl/conf.d/connections.conf"
+PAIR = "etc/keepalived/keepalived.conf"
 UNITS = "etc/systemd/system"
 
 
@@ -66,12 +67,26 @@ def test_nothing_is_wrong_with_the_example(site: Path) -> None:
         "chrony": "etc/chrony/chrony.conf",
         "rsyslog": "etc/vauban/logging/*.conf",
         "networkd": "etc/systemd/network/*",
+        "keepalived": PAIR,
     }
     jobs = {
         kind: [str(path.relative_to(site)) for path in site.glob(f"*/{pattern}")] for kind, pattern in patterns.items()
     }
     assert all(jobs.values())
     assert judge(site, {**jobs, "units": list(HOSTS)}) == {}
+
+
+def test_neighbours_in_rulesets_of_different_hosts_are_no_fault(site: Path, tmp_path: Path) -> None:
+    near = tmp_path / "trees"
+    shutil.copytree(site, near)
+    paths = []
+    for host, address in zip(HOSTS[1:], ("192.0.2.11", "192.0.2.12", "192.0.2.75", "192.0.2.76"), strict=False):
+        paths.append(f"{host}/etc/nftables.d/host.nft")
+        text = (near / paths[-1]).read_text()
+        assert "192.0.2.10\n" in text
+        (near / paths[-1]).chmod(0o644)
+        (near / paths[-1]).write_text(text.replace("192.0.2.10\n", f"{address}\n"))
+    assert judge(near, {"nftables": paths}) == {}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +120,9 @@ def test_nothing_is_wrong_with_the_example(site: Path) -> None:
         ("chrony", "paris-laptop-01/etc/chrony/chrony.conf", "makestep", "maekstep", "Invalid directive at line"),
         ("rsyslog", "paris-laptop-01/etc/vauban/logging/forward.conf", "omrelp", "omprelp", "omprelp"),
         ("rsyslog", "paris-logs1/etc/vauban/logging/collect.conf", "dynaFile", "dynFile", "omfile: either the"),
+        ("keepalived", f"paris-gw1/{PAIR}", "nopreempt", "nopreemt", "Unknown keyword 'nopreemt'"),
+        ("keepalived", f"paris-gw1/{PAIR}", "    192.0.2.12", "    192.0.300.12", "malformed unicast peer"),
+        ("keepalived", f"paris-gw1/{PAIR}", "/usr/bin/grep", "/usr/bin/gerp", "Disabling track script charon"),
         ("networkd", "paris-files1/etc/systemd/network/20-outer.network", "Address=", "Adress=", "Adress"),
         (
             "networkd",

@@ -260,6 +260,13 @@ def test_d2_nothing_but_port_4500(pair: Pair) -> None:
     assert any(packet[28:32] != bytes(4) for packet in packets), "no ESP was seen"
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["anywhere", "fixed"])
+def test_only_an_end_that_may_be_anywhere_may_move(pair: Pair, fixed: bool) -> None:
+    pair.configure("client", connection={"local_addresses": [CLIENT_ADDRESS] if fixed else []})
+    assert pair.connect().returncode == 0
+    assert ("N(MOBIKE_SUP)" in pair.gateway.log()) is not fixed
+
+
 def test_d3_authentication_makes_no_child(pair: Pair) -> None:
     assert pair.connect().returncode == 0
     log = pair.client.log()

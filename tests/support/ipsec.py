@@ -28,6 +28,7 @@ _UNPRIVILEGED = [
 _OVERRIDES = """
 charon-systemd {{
   load = {plugins}
+  {settings}
   plugins {{
     vici {{
       socket = unix://{place}/vici
@@ -55,11 +56,17 @@ swanctl {{
 
 
 class Daemon:
-    """charon in namespace client or gateway, with files of its own."""
+    """charon in a namespace, with files of its own.
 
-    def __init__(self, lab: Lab, namespace: str) -> None:
+    :param role: ``client`` or ``gateway``; unless given, the namespace is named so.
+    :param settings: of the daemon, beside or in place of those of the role.
+    """
+
+    def __init__(self, lab: Lab, namespace: str, *, role: str | None = None, settings: str = "") -> None:
         self.lab = lab
         self.namespace = namespace
+        self._role = role or namespace
+        self._settings = settings
         self.place = f"{SHARED}/{namespace}"
         self.directory = lab.directory / namespace
         self._etc = self.directory / "etc"
@@ -73,11 +80,12 @@ class Daemon:
     def start(self) -> None:
         """Start it with no connections, and wait until it answers."""
         rendering.lay_down("strongswan", self.directory, strongswan_connections=[])
-        rendering.lay_down(f"ipsec_{self.namespace}", self.directory)
+        rendering.lay_down(f"ipsec_{self._role}", self.directory)
         settings = (self._etc / "strongswan.conf").read_text()
         plugins = re.findall(r"load = (nonce .* kernel-netlink .*)", settings)[0]
         plugins = plugins.replace("kernel-netlink", "kernel-libipsec kernel-netlink")
-        (self._etc / "strongswan.conf").write_text(settings + _OVERRIDES.format(plugins=plugins, place=self.place))
+        overrides = _OVERRIDES.format(plugins=plugins, place=self.place, settings=self._settings)
+        (self._etc / "strongswan.conf").write_text(settings + overrides)
         self.directory.chmod(0o777)
         self._launch()
 

@@ -4,8 +4,8 @@
 # Private to this collection: may change without notice.
 """Rendered configuration judged by the programs that will read it. Runs inside the SDK, in an empty network namespace.
 
-Many files go to one run of a program where it takes many; when such a run fails, each file gets one of its own, so
-that what the program says belongs to a file.
+Many files go to one run of a program where it takes many; when such a run fails, its halves get one of their own, and
+so on, so that what the program says belongs to a file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _nftables(paths: Sequence[str]) -> Verdicts:
         batch = "".join(f'include "{SITE}/{path}"\n' for path in some)
         return _said(["nft", "--check", "--file", "-"], stdin=batch)
 
-    return _judge(_batches(paths), check)
+    # Each is loaded alone, but nft reads a batch as one: it merges neighbours in sets of one name.
+    return _judge(_batches(paths), check, together=False)
 
 
 def _strongswan(paths: Sequence[str]) -> Verdicts:
@@ -114,6 +115,12 @@ def _rsyslog(paths: Sequence[str]) -> Verdicts:
 
 
 _RSYSLOG_HARMLESS = re.compile("version .*config validation run|End of config validation run|^$")
+
+
+def _keepalived(paths: Sequence[str]) -> Verdicts:
+    """keepalived(8), option ``--config-test``: whatever it prints is a fault, whether it ends well or not."""
+    command = ["/usr/sbin/keepalived", "--config-test", "--vrrp", "--use-file"]
+    return _judge(_each(paths), lambda some: _said([*command, f"{SITE}/{some[0]}"]))
 
 
 def _networkd(paths: Sequence[str]) -> Verdicts:
@@ -208,22 +215,35 @@ _KINDS: dict[str, Callable[[Sequence[str]], Verdicts]] = {
     "chrony": _chrony,
     "rsyslog": _rsyslog,
     "networkd": _networkd,
+    "keepalived": _keepalived,
     "units": _units,
 }
 
 
-def _judge(batches: Iterable[Sequence[str]], check: Callable[[Sequence[str]], str]) -> Verdicts:
-    """Check batches, and of one that fails each file alone."""
+def _judge(
+    batches: Iterable[Sequence[str]], check: Callable[[Sequence[str]], str], *, together: bool = True
+) -> Verdicts:
+    """Check batches, and halves of one that fails until the files are found.
+
+    :param together: whether what only fails together is a fault of all, rather than of none.
+    """
     said: Verdicts = {}
     for some in batches:
         problem = check(some)
-        if problem and len(some) > 1:
-            alone = {path: found for path in some if (found := check([path]))}
-            # What only fails together is a fault of all, rather than of none.
-            said |= alone or dict.fromkeys(some, problem)
-        elif problem:
-            said[some[0]] = problem
+        if problem:
+            said |= _faults(some, problem, check) or dict.fromkeys(some if together else (), problem)
     return {path: "\n".join(text.strip().splitlines()[:_LINES]) for path, text in said.items()}
+
+
+def _faults(some: Sequence[str], problem: str, check: Callable[[Sequence[str]], str]) -> Verdicts:
+    """The files of a batch that have a problem, each with its own."""
+    if len(some) == 1:
+        return {some[0]: problem}
+    found: Verdicts = {}
+    for half in (some[: len(some) // 2], some[len(some) // 2 :]):
+        if said := check(half):
+            found |= _faults(half, said, check)
+    return found
 
 
 def _batches(paths: Sequence[str]) -> Iterator[Sequence[str]]:

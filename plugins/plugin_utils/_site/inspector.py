@@ -32,6 +32,7 @@ _KINDS = (
     ("etc/chrony/chrony.conf", "chrony"),
     ("etc/chrony/instances/*.conf", "chrony"),
     ("etc/vauban/logging/*.conf", "rsyslog"),
+    ("etc/keepalived/keepalived.conf", "keepalived"),
     ("etc/systemd/network/*", "networkd"),
 )
 _UNITS = "etc/systemd/system/"

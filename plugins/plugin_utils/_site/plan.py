@@ -142,16 +142,34 @@ class Plan:
         gateways = self.site.places[place].gateways
         if gateways is None:
             return []
-        if gateways.addresses:
-            return gateways.addresses
-        member = self.members.get(gateways.hosts[0])
-        if member is None:
+        return gateways.addresses or self.gateway_own(gateways.hosts[0])
+
+    def gateway_interface(self, name: str) -> str | None:
+        """The interface of a gateway on the network where peers reach it."""
+        member, gateways = self.members.get(name), self.site.places[self.gateways[name]].gateways
+        if member is None or gateways is None:
+            return None
+        found = (key for key, part in member.host.interfaces.items() if (part.network or key) == gateways.network)
+        return next(found, None)
+
+    def gateway_own(self, name: str) -> list[Address]:
+        """The addresses that a gateway has there beside those that a pair shares."""
+        interface = self.gateway_interface(name)
+        if interface is None:
             return []
-        found: list[Address] = []
-        for name, part in member.host.interfaces.items():
-            if (part.network or name) == gateways.network:
-                found += self.outer(member, name, part)
-        return found
+        member = self.members[name]
+        return self.outer(member, interface, member.host.interfaces[interface])
+
+    def partner(self, name: str) -> str | None:
+        """The other gateway of a pair."""
+        gateways = self.site.places[self.gateways[name]].gateways if name in self.gateways else None
+        others = [host for host in gateways.hosts if host != name] if gateways is not None else []
+        return others[0] if others else None
+
+    def preferred(self, name: str) -> bool:
+        """Whether a gateway is the first of its place."""
+        gateways = self.site.places[self.gateways[name]].gateways
+        return gateways is not None and gateways.hosts[0] == name
 
     def fqdn(self, name: str) -> str:
         """Identity of a host, in certificates and names."""

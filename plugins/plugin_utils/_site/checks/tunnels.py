@@ -121,6 +121,11 @@ def gateways(plan: Plan) -> Iterator[Problem]:
                 yield Problem(where, f"{host} is at {member.host.place}", "choose a host of this place")
             if member.host.product != _GATEWAY:
                 yield Problem(where, f"{host} is a {member.host.product}", "choose a host of product gateway")
+            elif len(place.gateways.hosts) > 1 and network is not None:
+                own = {address.version for address in plan.gateway_own(host)}
+                for version in sorted({address.version for address in place.gateways.addresses} - own):
+                    problem = f"{host} has no fixed IPv{version} address of its own on {place.gateways.network}"
+                    yield Problem(where, problem, "give it one: the two of a pair speak from their own addresses")
         if len(place.gateways.hosts) > 1 and not place.gateways.addresses:
             yield Problem((*path, "addresses"), "is missing", "give the address that the pair shares")
         elif not plan.gateway_addresses(name) and all(host in plan.members for host in place.gateways.hosts):

@@ -16,7 +16,13 @@ from itertools import product
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends, outer_addresses
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import HOST_RULESET, OUTER, RawRule, Service
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import (
+    HOST_RULESET,
+    OUTER,
+    Address,
+    RawRule,
+    Service,
+)
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
 
@@ -24,6 +30,8 @@ IKE_PORT = 4500
 _IKE_USER = "ipsec"
 _DHCP_USER = "systemd-network"
 _PEERS = "ipsec_peers"
+_PAIR_USER = "keepalived"
+_PAIR = "gateway_pair"
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 Elements = dict[int, list[str]]
@@ -45,7 +53,8 @@ class Firewall:
         zones = plan.zones_of.get(name, frozenset())
         gateway = name in plan.gateways
         dhcp = self._asks_dhcp(name)
-        key = ("firewall", HOST_RULESET, zones, gateway, dhcp, plan.members[name].host.place)
+        paired = name if plan.partner(name) else None
+        key = ("firewall", HOST_RULESET, zones, gateway, dhcp, plan.members[name].host.place, paired)
         found = [self._shared.get(key, partial(self._host, name, zones, gateway=gateway, dhcp=dhcp))]
         for tunnel in plan.tunnels_of.get(name, ()):
             make = partial(self._tunnel, tunnel, zones, gateway=gateway)
@@ -63,6 +72,7 @@ class Firewall:
         sets: dict[str, Elements] = {}
         if plan.tunnels_of.get(name):
             self._ike(rules, sets, plan.members[name].host.place, gateway=gateway)
+        self._pair(rules, sets, name)
         if dhcp:
             self._dhcp(rules)
         self._policy(rules, sets, OUTER, zones, forward=False)
@@ -99,6 +109,19 @@ class Firewall:
                 # The kernel sends it, on behalf of no user.
                 _rule(version, "ESP in UDP", "esp", **to_peers),
             ]
+
+    def _pair(self, rules: Rules, sets: dict[str, Elements], name: str) -> None:
+        """VRRP, between the two of a pair alone, from and to their own addresses."""
+        plan, other = self._plan, self._plan.partner(name)
+        if other is None:
+            return
+        interface = plan.gateway_interface(name)
+        sets[_PAIR] = _by_version([*plan.gateway_own(name), *plan.gateway_own(other)])
+        for version in sorted({address.version for address in plan.gateway_addresses(plan.gateways[name])}):
+            ends = {"source": f"{_PAIR}{version}", "destination": f"{_PAIR}{version}"}
+            rule = _rule(version, "VRRP of the pair", "vrrp", interface=interface, **ends)
+            rules["input"].append(rule)
+            rules["output"].append({**rule, "user": _PAIR_USER})
 
     def _dhcp(self, rules: Rules) -> None:
         for version in self._versions:
@@ -198,6 +221,11 @@ def _rule(version: int, comment: str, protocol: str, **others: Any) -> dict[str,
         "interface": None,
         **others,
     }
+
+
+def _by_version(addresses: Iterable[Address]) -> Elements:
+    found = list(addresses)
+    return {version: sorted(str(each) for each in found if each.version == version) for version in (4, 6)}
 
 
 def _raw(rule: RawRule) -> dict[str, Any]:

@@ -12,18 +12,20 @@ from typing import Any
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, PlaceNetwork, RoleAccess
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, single
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views import pair
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.confinement import Confinement
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.firewall import Firewall
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.ipsec import Ipsec
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
 
-# The roles whose templates make a host's configuration, in this order.
+# The roles whose templates make a host's configuration, in this order; gateway_pair only that of gateways in pairs.
 ROLES = (
     "network",
     "sysctl",
     "tunnel",
     "firewall",
     "strongswan",
+    "gateway_pair",
     "time_sync",
     "logging",
     "admin_access",
@@ -59,11 +61,16 @@ class Views:
             "strongswan": {
                 "strongswan_connections": self._ipsec.connections(name),
             },
+            **self._pair(name),
             "time_sync": self._time(name),
             "logging": self._logs(name),
             "admin_access": self._access(name),
             "confinement": {"confinement_dropins": self._confined(name)},
         }
+
+    def _pair(self, name: str) -> dict[str, dict[str, Any]]:
+        found = pair.instances(self._plan, name)
+        return {"gateway_pair": {"gateway_pair_instances": found}} if found else {}
 
     def _network(self, name: str) -> dict[str, Any]:
         plan, member = self._plan, self._plan.members[name]

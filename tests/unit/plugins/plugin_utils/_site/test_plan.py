@@ -94,3 +94,22 @@ def test_gateways_of_all_places_are_connected(load_site: Load) -> None:
     ends.append({child["name"]: (child["remote"], child["local"]) for child in south["north-south"]["children"]})
     assert ends[0] == ends[1]
     assert ends[0]["work"][0] == ["10.3.1.0/24", "fd00:3:0:1::/64", "10.80.0.0/24"]
+
+
+def test_the_two_of_a_pair_speak_with_each_other_alone(load_site: Load) -> None:
+    views = Views(load_site(edited({}, [])).plan)
+    pairs = {name: views.variables(name).get("gateway_pair") for name in ("north-gw1", "north-gw2", "south-gw")}
+    assert pairs["south-gw"] is None, "one gateway shares nothing"
+    (first,), (second,) = (pairs[name]["gateway_pair_instances"] for name in ("north-gw1", "north-gw2"))
+    assert (first["source"], first["peer"]) == (second["peer"], second["source"])
+    assert first["address"] == second["address"] == "192.0.2.10/32"
+    assert first["priority"] > second["priority"]
+    rulesets = {name: views.variables(name)["firewall"]["firewall_rulesets"][0] for name in pairs}
+    for name in ("north-gw1", "north-gw2"):
+        members = {each["name"]: each["elements"] for each in rulesets[name]["sets"]}
+        for chain in ("input", "output"):
+            (rule,) = [each for each in rulesets[name][chain] if each["protocol"] == "vrrp"]
+            for end in ("source", "destination"):
+                assert set(members[rule[end]]) == {first["source"], second["source"]}
+            assert (rule["family"], rule["interface"]) == ("ipv4", "outer")
+    assert "vrrp" not in str(rulesets["south-gw"])
