@@ -14,7 +14,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Pla
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
 
 UNKNOWN_AUTHORITY = "site.pem"  # until the site has one
-_TRAP, _NONE = "trap", "none"
+_START, _TRAP, _NONE = "start", "trap", "none"
 
 
 class Ipsec:
@@ -63,7 +63,7 @@ class Ipsec:
                     "if_id": plan.site.tunnels[tunnel].if_id,
                     "local": _single(plan.inner(name, tunnel)),
                     "remote": self._selectors[tunnel],
-                    "start": _TRAP,
+                    "start": _START if name in self._awaited[tunnel] else _TRAP,
                 }
                 for tunnel in plan.tunnels_of[name]
             ],
@@ -94,6 +94,21 @@ class Ipsec:
             }
             for name in self._hosts_of.get(place, ())
         ]
+
+    @cached_property
+    def _awaited(self) -> dict[str, frozenset[str]]:
+        """The hosts that policy lets others reach in each tunnel. A gateway cannot call them: they may be anywhere."""
+        plan = self._plan
+        return {
+            tunnel: frozenset(
+                name
+                for rule in plan.site.policy
+                if rule.via == tunnel
+                for zone in rule.destinations
+                for name in plan.zones[zone].hosts
+            )
+            for tunnel in plan.site.tunnels
+        }
 
     @cached_property
     def _hosts_of(self) -> dict[str, list[str]]:

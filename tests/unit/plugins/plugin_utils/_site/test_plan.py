@@ -79,6 +79,17 @@ def test_a_gateway_knows_exactly_its_clients(load_site: Load) -> None:
             assert all(ipaddress.ip_network(selector).num_addresses == 1 for selector in child["remote"])
 
 
+def test_hosts_that_others_reach_connect_before_they_have_anything_to_say(load_site: Load) -> None:
+    views = Views(load_site(edited({}, [])).plan)
+    starts = {
+        name: {child["name"]: child["start"] for child in connection["children"]}
+        for name in ("north-server", "north-laptop-01")
+        for connection in views.variables(name)["strongswan"]["strongswan_connections"]
+    }
+    assert starts["north-server"] == {"admin": "start", "audit": "start", "work": "start"}
+    assert starts["north-laptop-01"] == {"admin": "start", "audit": "start", "work": "trap"}
+
+
 def test_gateways_of_all_places_are_connected(load_site: Load) -> None:
     views = Views(load_site(edited({}, [])).plan)
     north, south = (
