@@ -22,7 +22,8 @@ ARCHIVE ?=
 ARGS ?=
 
 VENV := build/venv
-COLLECTION := build/collections/ansible_collections/vauban/fleet
+COLLECTIONS := build/collections
+COLLECTION := $(COLLECTIONS)/ansible_collections/vauban/fleet
 PLAYBOOK = ansible-playbook -i $(INVENTORY) $(ARGS)
 BUILD = $(PLAYBOOK) playbooks/build.yml --limit $(PRODUCT) \
 	$(if $(INSTRUMENTED),-e '{"product_instrumentation": ["serial_root_shell"]}')
@@ -39,7 +40,7 @@ export MOLECULE_GLOB := molecule/*/molecule.yml
 
 ##@ Prepare
 
-.PHONY: help host venv dev link requirements
+.PHONY: help host venv dev link collections requirements
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { print "\n" substr($$0, 5) } \
 		/^[a-z][a-z0-9-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +54,7 @@ $(VENV)/.runtime: requirements.txt
 	$(PIP_INSTALL) $(if $(WHEELS),--no-index --find-links $(WHEELS)) -r requirements.txt
 	touch $@
 
-dev: $(VENV)/.dev ## Add the tools of tests and checks to build/venv
+dev: $(VENV)/.dev collections ## Add the tools of tests and checks to build/venv
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	$(PIP_INSTALL) -r requirements.txt -r requirements-dev.txt
 	touch $@
@@ -63,11 +64,19 @@ $(COLLECTION):
 	mkdir -p $(@D)
 	ln -sn ../../../.. $@
 
+collections: $(COLLECTIONS)/.unpacked ## Take the collections that ours depends on out of package ansible
+$(COLLECTIONS)/.unpacked: requirements-collections.txt galaxy.yml $(VENV)/.runtime
+	$(VENV)/bin/python scripts/unpack-collections $(COLLECTIONS) $(if $(WHEELS),--no-index --find-links $(WHEELS))
+	touch $@
+
 requirements: dev ## Write requirements*.txt anew from requirements*.in
 	for name in requirements requirements-dev; do \
 		uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--custom-compile-command 'make requirements' --output-file $$name.txt $$name.in; \
 	done
+	uv pip compile --quiet --upgrade --no-deps --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command 'make requirements' --output-file requirements-collections.txt \
+		requirements-collections.in
 
 ##@ Build
 
@@ -94,10 +103,13 @@ export: host venv link ## Pack all that a machine without a network needs into o
 import: ## Unpack such an archive for the builds of this checkout (ARCHIVE=file)
 	scripts/import-assets $(ARCHIVE)
 
-.PHONY: render
+.PHONY: render site-pki
 render: host venv link ## Render and check the configuration of a site's hosts (INVENTORY=inventories/example_site)
 	ansible-playbook -i $(INVENTORY) $(ARGS) playbooks/render.yml
-render: INVENTORY = inventories/example_site
+
+site-pki: venv link collections ## List the certificates of a site; ARGS="-e site_pki_verb=create ..." does more
+	ansible-playbook -i $(INVENTORY) $(ARGS) playbooks/site_pki.yml
+render site-pki: INVENTORY = inventories/example_site
 
 ##@ Test
 

@@ -19,7 +19,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import S
 from ansible_collections.vauban.fleet.plugins.plugin_utils._progress import Progress
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction
 
-_REQUIREMENTS = COLLECTION / "requirements.txt"
+# The second names the package that brings the collections which ours depends on.
+_REQUIREMENTS = [COLLECTION / name for name in ("requirements.txt", "requirements-collections.txt")]
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _README = """\
 What a machine without any network needs to build these products with vauban.fleet:
@@ -35,8 +36,9 @@ In the directory that this file is in:
   make import ARCHIVE=path/to/this/archive.tar
   make build INVENTORY=path/to/your/inventory
 
-assets/ holds Debian packages by their SHA-256, wheels/ the Python packages of collection/requirements.txt,
-collection/ the files of the collection. Lock file: {lock}. More: collection/docs/offline.md
+assets/ holds Debian packages by their SHA-256, wheels/ the Python packages of collection/requirements.txt
+and the one that holds the collections it depends on (requirements-collections.txt), collection/ its own files.
+Lock file: {lock}. More: collection/docs/offline.md
 """
 
 
@@ -57,7 +59,7 @@ class ActionModule(StepAction):
         sets = sorted(arguments["package_sets"])
         self._packages = sorted({package for name in sets for package in self._locked.of_set(name)})
         self._files = archive.collection_files(COLLECTION)
-        self._wheels = _digest.of_data(_digest.of_file(_REQUIREMENTS), _PYTHON, platform.machine())
+        self._wheels = _digest.of_data([_digest.of_file(path) for path in _REQUIREMENTS], _PYTHON, platform.machine())
         inputs = {
             "packages": _digest.of_data(sets, [package.sha256 for package in self._packages]),
             "lock file": _digest.of_file(self._lock_file),

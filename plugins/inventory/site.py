@@ -50,7 +50,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import PYDANTIC_ERROR
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.certificates import CRYPTOGRAPHY_ERROR
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite, load
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite, read
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
 
 SHOWN = 50  # problems; more are rarely of another kind
@@ -73,11 +73,15 @@ class InventoryModule(BaseInventoryPlugin):
             if missing is not None:
                 raise AnsibleParserError(f"{missing}. Remedy: install pydantic and cryptography for Ansible's Python")
         try:
-            loaded = load(Path(path))
+            loaded = read(Path(path))
         except SiteError as exc:
             self._stop(exc)
         for warning in loaded.warnings:
             self.display.warning(warning)
+        if loaded.refused is not None:
+            # Only a warning: playbook site_pki, which makes new ones, needs an inventory.
+            for line in str(loaded.refused).splitlines()[:SHOWN]:
+                self.display.warning(line)
         self._add(loaded)
 
     def _stop(self, error: SiteError) -> None:

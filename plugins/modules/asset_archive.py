@@ -10,8 +10,9 @@ short_description: Pack all that a build takes from a network into one archive
 author: Vauban maintainers (@vauban)
 version_added: 0.1.0
 description:
-  - Writes a tar archive with the locked packages, the Python packages of the collection's C(requirements.txt) as
-    wheels, the files of the collection and a README. A machine without any network builds from it.
+  - Writes a tar archive with the locked packages, the Python packages of the collection's C(requirements.txt) and
+    C(requirements-collections.txt) as wheels, the files of the collection and a README. A machine without any network
+    builds from it.
   - The same lock file, collection and Python give the same bytes.
   - Wheels are those for the Python and the machine that write the archive; a machine that imports it needs the same.
 options:

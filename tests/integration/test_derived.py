@@ -52,7 +52,8 @@ def project(reference: Built, tmp_path_factory: pytest.TempPathFactory) -> Proje
     packed = place.run(*galaxy, "build", "--output-path", str(root), cwd=source.checkout)
     assert packed.returncode == 0, packed.stderr
     archive = next(root.glob("vauban-fleet-*.tar.gz"))
-    installed = place.run(*galaxy, "install", "--offline", "-p", str(root / "collections"), str(archive), cwd=root)
+    into = ("-p", str(root / "collections"), str(archive))
+    installed = place.run(*galaxy, "install", "--offline", "--no-deps", *into, cwd=root)
     assert installed.returncode == 0, installed.stderr
     shutil.copytree(DERIVED, root / "project")
     for name in ("sdk", "trees"):

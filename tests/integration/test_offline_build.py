@@ -72,7 +72,8 @@ def test_archive_holds_what_it_says_and_is_the_same_each_time(archive: Path, tmp
     packages = {package.sha256 for name in builds.SETS for package in locked.of_set(name)}
     assert {Path(name).name for name in members if name.startswith("assets/")} == packages
     assert {"README", "python-version", "collection/Makefile", "collection/files/lock/trixie.lock.json"} <= set(members)
-    assert any(name.startswith("wheels/ansible_core-") for name in members)
+    for package in ("ansible_core", "ansible"):
+        assert any(name.startswith(f"wheels/{package}-") for name in members), package
     assert not any(name.startswith(("collection/.git/", "collection/build/")) for name in members)
     assert {(member.uid, member.gid, member.mtime) for member in members.values()} == {(0, 0, locked.epoch)}
     assert {member.mode for member in members.values()} <= {0o644, 0o755}
@@ -130,6 +131,9 @@ def test_machine_without_a_network_builds_the_same_image_from_the_archive(
     assert built.digests() == reference.digests()
     assert built.provenance() == reference.provenance()
     assert (built.release / "manifest.json.p7s").is_file()
+    done = place.run("make", "collections", cwd=collection)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (collection / "build/collections/ansible_collections/community/crypto/MANIFEST.json").is_file()
     again = place.run("make", *build, cwd=collection)
     assert again.returncode == 0
     assert "made:" not in again.stdout

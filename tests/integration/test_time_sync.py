@@ -27,7 +27,7 @@ from .conftest import SDK
 
 SERVER, CLIENT, NAME = "10.9.0.1", "10.9.0.2", "time.example"
 KEYS = {1: "1" * 64, 2: "2" * 64}
-CERTIFICATE, KEY = "/etc/chrony/nts.pem", "/etc/chrony/nts.key"
+CERTIFICATE, KEY = "/var/lib/vauban/nts/certificate.pem", "/var/lib/vauban/nts/key.pem"
 BURST = 4  # packets that a client sends at once when it starts (iburst)
 
 Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]

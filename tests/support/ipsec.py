@@ -129,8 +129,7 @@ class Daemon:
         :param constants: take the place of constants of the role.
         """
         self._drop_associations()
-        for path, content in rendering.render("strongswan", strongswan_connections=connections, **constants).items():
-            (self.directory / path).write_text(change(content))
+        self._write(connections, change, **constants)
         for name in ("x509", "x509ca", "x509crl", "private"):
             shutil.rmtree(self._etc / "swanctl" / name, ignore_errors=True)
             (self._etc / "swanctl" / name).mkdir()
@@ -147,10 +146,20 @@ class Daemon:
         self.swanctl("--load-all", "--clear", "--noprompt")
         self.log()
 
+    def follow(self, connections: list[dict[str, Any]], change: Callable[[str], str] = lambda text: text) -> None:
+        """Forget all, then load these connections, and certificates that somebody else has laid down."""
+        self._drop_associations()
+        self._write(connections, change)
+        self.reload()
+
     def replace_revocations(self, revocations: Sequence[bytes]) -> None:
         """Give it new lists, as a site does every day, and reload as its unit does."""
         for number, crl in enumerate(revocations):
             self._put(f"x509crl/{number}.pem", crl)
+        self.reload()
+
+    def reload(self) -> None:
+        """Reload as its unit does."""
         unit = self.directory / "usr/lib/systemd/system/strongswan.service.d/50-strongswan.conf"
         for arguments in re.findall(r"^ExecReload=/usr/sbin/swanctl (.+)", unit.read_text(), re.MULTILINE):
             self.swanctl(*arguments.split())
@@ -185,6 +194,10 @@ class Daemon:
             return not found
 
         wait_for(none, "an association stays")
+
+    def _write(self, connections: list[dict[str, Any]], change: Callable[[str], str], **constants: Any) -> None:
+        for path, content in rendering.render("strongswan", strongswan_connections=connections, **constants).items():
+            (self.directory / path).write_text(change(content))
 
     def _put(self, name: str, content: bytes) -> None:
         path = self._etc / "swanctl" / name

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,3 +35,16 @@ def test_execution_environment_has_the_ansible_that_requirements_name() -> None:
 def test_files_that_an_execution_environment_reads_exist() -> None:
     for name in read("meta/execution-environment.yml")["dependencies"].values():
         assert (ROOT / name).is_file()
+
+
+def test_requirements_for_awx_are_the_dependencies_of_the_collection() -> None:
+    named = {part["name"]: part["version"] for part in read("requirements.yml")["collections"]}
+    assert named == read("galaxy.yml")["dependencies"]
+
+
+def test_unpacked_collections_are_releases_that_the_collection_accepts() -> None:
+    for name, accepted in read("galaxy.yml")["dependencies"].items():
+        package = import_module(f"ansible_collections.{name}.plugins")
+        (directory,) = package.__path__
+        manifest = json.loads((Path(directory).parent / "MANIFEST.json").read_text("utf-8"))
+        assert manifest["collection_info"]["version"] in SpecifierSet(accepted), name

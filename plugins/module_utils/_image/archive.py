@@ -72,21 +72,23 @@ def collection_files(root: Path) -> list[Path]:
     return [root / name for name in sorted(names) if os.path.lexists(root / name)]
 
 
-def download_wheels(requirements: Path, dest: Path) -> None:
-    """Fetch the Python packages of a requirements file for this Python and machine, each checked against its hash.
+def download_wheels(requirements: Iterable[Path], dest: Path) -> None:
+    """Fetch the Python packages of requirements files for this Python and machine, each checked against its hash.
 
     :raises FleetError: pip could not fetch them; its own words are in the message.
     """
     wanted = {name: value for name, value in os.environ.items() if name in _PIP_SETTINGS or _is_pip_setting(name)}
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    words += ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--requirement", str(requirements)]
+    words += ["--require-hashes", "--no-deps", "--only-binary", ":all:"]
+    files = [str(path) for path in requirements]
+    words += [word for path in files for word in ("--requirement", path)]
     with replacing_directory(dest) as temporary:
         try:
             run([*words, "--dest", temporary], env=wanted)
         except CommandError as exc:
             raise FleetError(
                 f"pip could not fetch the Python packages:\n{exc.completed.stderr.strip()}",
-                where=str(requirements),
+                where=", ".join(files),
                 remedy="check that the index of 'pip config list' can be reached and has them",
             ) from exc
 

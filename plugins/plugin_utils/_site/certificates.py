@@ -21,6 +21,7 @@ except ImportError as exc:
 
 AUTHORITIES = "ca"
 HOSTS = "hosts"
+NTS = "nts"
 _CURVES = ("secp256r1", "brainpoolP256r1")
 
 
@@ -38,8 +39,8 @@ def judge(plan: Plan, directory: Path) -> tuple[list[Problem], list[Problem]]:
     warnings: list[Problem] = []
     now = datetime.now(UTC)
     soon = now + timedelta(days=plan.site.pki.warn_days)
-    for path in [*sorted((directory / AUTHORITIES).glob("*.pem")), *sorted((directory / HOSTS).glob("*.pem"))]:
-        name = path.stem if path.parent.name == HOSTS else None
+    for path in [path for part in (AUTHORITIES, HOSTS, NTS) for path in sorted((directory / part).glob("*.pem"))]:
+        name = path.stem if path.parent.name != AUTHORITIES else None
         where = ("hosts", plan.members[name].key) if name in plan.members and name else ("pki", "directory")
         try:
             certificate = x509.load_pem_x509_certificate(path.read_bytes())
@@ -51,30 +52,30 @@ def judge(plan: Plan, directory: Path) -> tuple[list[Problem], list[Problem]]:
             errors.append(Problem(where, f"{path}: ended on {day}", "renew it with playbook site_pki"))
         elif certificate.not_valid_after_utc <= soon:
             warnings.append(Problem(where, f"{path}: ends on {day}", "renew it with playbook site_pki"))
-        errors += _kind(certificate, path, where)
+        if weak := weakness(certificate):
+            errors.append(Problem(where, f"{path}: {weak}", "issue it anew with playbook site_pki"))
         if name is not None:
             errors += _identity(plan, certificate, path, name)
     return errors, warnings
 
 
-def _kind(certificate: x509.Certificate, path: Path, where: tuple[str, str]) -> list[Problem]:
-    """Profile dr: ECDSA on a 256-bit curve with SHA-256, through the whole chain."""
-    key = certificate.public_key()
+def weakness(signed: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """What of profile dr it breaks, if anything: ECDSA on a 256-bit curve with SHA-256, through the whole chain."""
+    key = signed.public_key()
     found = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
     if found not in _CURVES:
-        return [Problem(where, f"{path}: its key is {found}", f"use a key on {' or '.join(_CURVES)}")]
-    algorithm = certificate.signature_hash_algorithm
+        return f"its key is {found}, and neither on {' nor on '.join(_CURVES)}"
+    algorithm = signed.signature_hash_algorithm
     if algorithm is None or algorithm.name != "sha256":
-        said = algorithm.name if algorithm else "none"
-        return [Problem(where, f"{path}: is signed with {said}", "sign with ECDSA and SHA-256")]
-    return []
+        return f"is signed with {algorithm.name if algorithm else 'none'}, and not with SHA-256"
+    return ""
 
 
 def _identity(plan: Plan, certificate: x509.Certificate, path: Path, name: str) -> list[Problem]:
     if name not in plan.members:
         return [Problem(("pki", "directory"), f"{path}: there is no host {name}", "revoke it, then remove the file")]
     wanted = {plan.fqdn(name)}
-    if name in plan.gateways:
+    if name in plan.gateways and path.parent.name == HOSTS:
         wanted.add(plan.gateway_identity(plan.gateways[name]))
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

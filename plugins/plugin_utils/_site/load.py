@@ -17,7 +17,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site import certific
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import plan as address_plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Product
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, describe, roots
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, SiteError, describe, roots
 
 PRODUCTS = _data.FILES / "products.yml"
 
@@ -28,12 +28,14 @@ class LoadedSite:
 
     :param inputs: digest of all that it was made from.
     :param warnings: what will go wrong later, as lines for people.
+    :param refused: what is wrong with its certificates. It stops what would use them, and not what makes new ones.
     """
 
     source: source.Source
     plan: Plan
     inputs: str
     warnings: tuple[str, ...]
+    refused: SiteError | None = None
 
     @property
     def file(self) -> Path:
@@ -49,7 +51,18 @@ _cache: dict[tuple[str, int, int], LoadedSite] = {}
 
 
 def load(file: Path) -> LoadedSite:
-    """Read and judge a site file; a file that has not changed since is not read again.
+    """Read and judge a site file and the certificates beside it.
+
+    :raises SiteError: all that is wrong with it, or with them.
+    """
+    loaded = read(file)
+    if loaded.refused is not None:
+        raise loaded.refused
+    return loaded
+
+
+def read(file: Path) -> LoadedSite:
+    """Read and judge a site file, whatever its certificates; a file that has not changed since is not read again.
 
     The inventory plugin fills the cache, and the processes that run tasks inherit it.
 
@@ -76,11 +89,10 @@ def _load(file: Path) -> LoadedSite:
     if problems:
         raise found.error(roots(problems))
     errors, warnings = certificates.judge(plan, directory)
-    if errors:
-        raise found.error(errors)
+    refused = found.error(errors) if errors else None
     public = {name: hashlib.sha256(content).hexdigest() for name, content in plan.authorities.items()}
     inputs = _digest.of_data(found.digest, _digest.of_file(PRODUCTS), public)
-    return LoadedSite(found, plan, inputs, tuple(_line(found, warning) for warning in warnings))
+    return LoadedSite(found, plan, inputs, tuple(_line(found, warning) for warning in warnings), refused)
 
 
 def _line(found: source.Source, warning: Problem) -> str:

@@ -93,5 +93,5 @@ def test_wheels_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"nosuch==1.0 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(FleetError, match=r"pip could not fetch the Python packages:\n.*nosuch==1\.0"):
-        download_wheels(requirements, tmp_path / "wheels")
+        download_wheels([requirements], tmp_path / "wheels")
     assert not (tmp_path / "wheels").exists()

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import read
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
 
 from .conftest import BASE, Load
@@ -91,3 +92,15 @@ def test_certificate_that_does_not_fit(load_site: Load, pki: Path, file: str, co
     (pki / file).write_bytes(content)
     with pytest.raises(SiteError, match=said):
         load_site(BASE)
+
+
+def test_inventory_of_a_site_whose_certificates_have_ended(load_site: Load, pki: Path, site_file: Path) -> None:
+    """Whoever makes new ones needs it; whoever would use them is refused."""
+    for part in ("hosts", "nts"):
+        (pki / part).mkdir(exist_ok=True)
+        (pki / part / "north-server.pem").write_bytes(certificate("north-server.small.example", days=-1))
+    with pytest.raises(SiteError):
+        load_site(BASE)
+    loaded = read(site_file)
+    assert "north-server" in loaded.plan.members
+    assert str(loaded.refused).count(": ended on ") == 2
