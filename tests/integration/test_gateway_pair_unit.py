@@ -59,7 +59,7 @@ def machine(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bo
     rendering.lay_down("strongswan", files, strongswan_connections=[])
     instances = [{**each, "interface": "outer", "router": 1, "priority": 150} for each in INSTANCES]
     rendering.lay_down("gateway_pair", files, gateway_pair_instances=instances)
-    lines = next(each.lines for each in _confinement.image_dropins() if each.name == UNIT)
+    (lines,) = [each.lines for each in _confinement.image_dropins() if each.name == UNIT]
     dropin = files / f"usr/lib/systemd/system/{UNIT}.d/50-confinement.conf"
     dropin.write_text("\n".join(["[Service]", *lines, ""]))
     # The kernel counts the threads of this user on the machine that runs the test, where others may test, too.

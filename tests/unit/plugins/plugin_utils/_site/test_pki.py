@@ -188,7 +188,7 @@ def test_what_is_revoked_stays_in_every_list(made: Made) -> None:
 
 def test_lists_have_growing_numbers_and_name_their_key(made: Made) -> None:
     numbers = []
-    for _ in range(2):
+    for _time in range(2):
         current = pki.read_list(pki.list_path(made.directory, "issuing"), made.issuing.certificate)
         assert current is not None
         numbers.append(current.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number)
