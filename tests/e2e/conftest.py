@@ -243,6 +243,7 @@ def relink(manifest: dict[str, Any], work: Path, keys: ProductKeys, sandbox: San
 @pytest.fixture
 def replace_uki(manifest: dict[str, Any], sandbox: Sandbox) -> Callable[[MachineSpec, Path], None]:
     """Put another UKI in the place of the installed one on the EFI system partition."""
+
     def put(spec: MachineSpec, new: Path) -> None:
         disk = spec.disks[0].path
         image = f"/run/disk/{disk.name}@@{partitions(disk)[0].offset}"

@@ -21,9 +21,7 @@ PROGRAM_DIRECTORIES = ("usr/bin", "usr/sbin", "usr/libexec", "usr/local/bin", "u
 
 
 @pytest.fixture(scope="module")
-def tree(
-    release: Path, manifest: dict[str, Any], sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tree(release: Path, manifest: dict[str, Any], sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The core, unpacked with its modes and extended attributes."""
     if os.geteuid() != 0:
         pytest.skip("only root can unpack an image with the owners and modes of its files")

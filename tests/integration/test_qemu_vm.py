@@ -204,7 +204,7 @@ def test_killed_controller_leaves_nothing_that_is_not_found(guest: Options, tmp_
         import sys
         sys.path[:0] = {sys.path!r}
         from test_qemu_vm import call
-        call({ {**guest, "directory": str(directory)} !r})
+        call({ {**guest, "directory": str(directory)}!r})
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     controller = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], env=environment)

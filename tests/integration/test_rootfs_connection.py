@@ -179,7 +179,7 @@ def test_nothing_of_the_connection_stays(play_in_tree: Play, layer: Path) -> Non
 
 def _script(directory: Path) -> Path:
     path = directory / "script.sh"
-    path.write_text("#!/bin/sh\ntest -e \"$0\"\n")
+    path.write_text('#!/bin/sh\ntest -e "$0"\n')
     return path
 
 

@@ -72,9 +72,7 @@ def test_every_other_namespace_is_always_unshared(sandbox: Sandbox) -> None:
             assert option in bwrap
 
 
-def test_environment_is_the_clean_one_and_what_is_asked_for(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_environment_is_the_clean_one_and_what_is_asked_for(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     bwrap = bwrap_of(sandbox, env={"SOURCE_DATE_EPOCH": "1", "HOME": "/tmp"})
     assert dict(options(bwrap, "--setenv", 2)) == {**CLEAN_ENVIRONMENT, "SOURCE_DATE_EPOCH": "1", "HOME": "/tmp"}

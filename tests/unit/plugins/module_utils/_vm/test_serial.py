@@ -17,8 +17,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.serial import (
 )
 
 COLOURED = (
-    "\x1b[2J\x1b[01;01H[\x1b[0;32m  OK  \x1b[0m] Reached"
-    "\x1b]8003;start=x\x1b\\ targ\u00e9t\x1bP+q6E\x1b\\.\x1b(B\r\n"
+    "\x1b[2J\x1b[01;01H[\x1b[0;32m  OK  \x1b[0m] Reached\x1b]8003;start=x\x1b\\ targ\u00e9t\x1bP+q6E\x1b\\.\x1b(B\r\n"
 ).encode()
 
 
