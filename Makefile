@@ -148,7 +148,7 @@ unit: dev link ## Unit tests
 	pytest tests/unit $(ARGS)
 
 integration: dev link ## Tests of modules against real tools
-	pytest tests/integration -m "not extended" $(ARGS)
+	pytest tests/integration -m "not extended" --numprocesses 2 $(ARGS)
 
 extended: dev link ## The slow ones among both: whole builds from nothing, long waits
 	pytest tests/integration tests/e2e -m extended $(ARGS)

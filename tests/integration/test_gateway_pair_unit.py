@@ -1,15 +1,11 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""keepalived as the systemd of a product runs it, under its own confinement, beside the daemon that it looks for.
-
-Products that have no gateways have no keepalived: the SDK's is laid over the tree.
-"""
+"""keepalived as the systemd of a product runs it, under its own confinement, beside the daemon that it looks for."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +14,7 @@ import rendering
 import yaml
 from booted import Booted, booted
 from ipsec import wait_for
-from lab import SDK
 
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 
 UNIT = "keepalived.service"
@@ -32,21 +26,6 @@ INSTANCES = [
 ]
 CARD = {"name": "outer", "mac": "x", "addresses": list(OWN)}
 CAPABILITIES = 1 << 6 | 1 << 12 | 1 << 13  # CAP_SETGID, CAP_NET_ADMIN, CAP_NET_RAW
-
-
-def copy_keepalived(tree: Path, base: Path, scratch: Path) -> None:
-    """The program of the SDK, with its unit and the libraries that the base does not have."""
-    sdk = SDK.resolve().parent / "root"
-    if not sdk.exists():
-        pytest.skip(f"the SDK is packed: there is no {sdk}")
-    scratch.mkdir()
-    listed = Sandbox(SDK.resolve(), scratch).run(["ldd", "/usr/sbin/keepalived"], log=scratch / "log").stdout
-    found = [f"/usr{path}" for path in re.findall(r"=> (/lib/\S+)", listed)]
-    options = "/etc/keepalived/keepalived.config-opts"
-    for path in ("/usr/sbin/keepalived", f"/usr/lib/systemd/system/{UNIT}", options, *found):
-        if not (base / path[1:]).exists():
-            (tree / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(sdk / path[1:], tree / path[1:])
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +43,7 @@ def machine(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bo
     dropin.write_text("\n".join(["[Service]", *lines, ""]))
     # The kernel counts the threads of this user on the machine that runs the test, where others may test, too.
     (files / "usr/lib/systemd/system/strongswan.service.d/99-test.conf").write_text("[Service]\nLimitNPROC=infinity\n")
-    copy_keepalived(files, base, directory / "sdk")
-    with booted(base, files, directory / "scratch") as made:
+    with booted("pair", (files, base), directory / "machine") as made:
         made("ip", "link", "add", "outer", "type", "veth", "peer", "name", "wire")
         for link in ("outer", "wire"):
             made("ip", "link", "set", link, "up")
@@ -85,7 +63,7 @@ def wait_for_addresses(machine: Booted, number: int) -> None:
 
 
 def charon(machine: Booted) -> str:
-    return machine.run("pidof", "charon-systemd", check=False).stdout.strip()
+    return machine.ask("pidof", "charon-systemd").stdout.strip()
 
 
 def times_lost(machine: Booted) -> int:
@@ -116,7 +94,7 @@ def test_exposure_is_within_the_limit(machine: Booted) -> None:
 
 
 def test_systemd_reads_the_unit_without_a_word(machine: Booted) -> None:
-    done = machine.run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", UNIT)
+    done = machine.ask("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", UNIT)
     assert not done.stderr
 
 
@@ -144,7 +122,7 @@ def test_keepalived_that_was_killed_comes_back(machine: Booted) -> None:
     machine("kill", "-KILL", *before)
 
     def back() -> bool:
-        return len(set(machine.run("pidof", "keepalived", check=False).stdout.split()) - set(before)) == 2
+        return len(set(machine.ask("pidof", "keepalived").stdout.split()) - set(before)) == 2
 
     wait_for(back, "it does not come back")
     wait_for(lambda: machine.state(UNIT) == "active", "it does not start")

@@ -217,7 +217,8 @@ def daemon(base: Path, tmp_path: Path) -> Iterator[Booted]:
     settings.write_text(settings.read_text().replace("kernel-netlink", "kernel-libipsec kernel-netlink"))
     override = files / "etc/systemd/system/strongswan.service.d/99-test.conf"
     override.parent.mkdir(parents=True)
-    override.write_text("[Service]\nPrivateDevices=no\nDeviceAllow=/dev/net/tun\n")
+    # The kernel counts the threads of this user on the machine that runs the test, where others may test, too.
+    override.write_text("[Service]\nPrivateDevices=no\nDeviceAllow=/dev/net/tun\nLimitNPROC=infinity\n")
     with booted("machine", (files, base), tmp_path / "machine") as made:
         yield made
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -108,16 +107,16 @@ def eventually() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def sas(ask: Ask) -> Callable[[str], list[dict[str, Any]]]:
+def sas(ask: Ask) -> Callable[[str], list[dict[str, str]]]:
     """The kernel's IPsec states of a machine."""
 
-    def read(name: str) -> list[dict[str, Any]]:
-        return list(json.loads(json.dumps(_states(ask(name, "ip -d -s xfrm state")))))
+    def read(name: str) -> list[dict[str, str]]:
+        return _states(ask(name, "ip -d -s xfrm state"))
 
     return read
 
 
-def _states(text: str) -> list[dict[str, Any]]:
+def _states(text: str) -> list[dict[str, str]]:
     blocks: list[list[str]] = []
     for line in text.splitlines():
         if line.startswith("src "):
