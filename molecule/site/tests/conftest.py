@@ -32,6 +32,7 @@ table inet probe {
   }
   chain after {
     type filter hook input priority 100;
+    ct state != new accept
     meta l4proto { tcp, udp } add @accepted { ip saddr . ip daddr . meta l4proto . th dport }
     meta l4proto { tcp, udp } add @accepted6 { ip6 saddr . ip6 daddr . meta l4proto . th dport }
   }
@@ -86,7 +87,8 @@ def seen(inside: Ask) -> Callable[..., set[Packet]]:
                 if "set" in entry
             ]
             for element in listed.get("elem", []):
-                found.add(tuple(element["concat"]))
+                source, destination, protocol, port = element["concat"]
+                found.add((source, destination, {6: "tcp", 17: "udp"}[protocol], port))
         return found
 
     return read

@@ -95,16 +95,3 @@ def test_address_of_a_client_changes(ask: Any, stream: Any) -> None:
         ask("client", "sh -c 'ip address add 192.0.2.31/24 dev outer; ip address del 192.0.2.30/24 dev outer'")
     assert "192.0.2.31" in ask("gateway", "swanctl --list-sas --ike client")
     ask("client", "sh -c 'ip address add 192.0.2.30/24 dev outer; ip address del 192.0.2.31/24 dev outer'")
-
-
-def test_rekeying_of_a_day(ask: Any, stream: Any) -> None:
-    """A day has 24 rekeyings of each child, 6 of the IKE SA and 2 new authentications."""
-    with losses(stream, "24 h of rekeying"):
-        for hour in range(24):
-            ask("client", "swanctl --rekey --child high --ike client")
-            if hour % 4 == 3:
-                ask("client", "swanctl --rekey --ike client")
-            if hour % 12 == 11:
-                ask("client", "swanctl --rekey --ike client --reauth")
-    listed = ask("client", "swanctl --list-sas --ike client")
-    assert listed.count("ESTABLISHED") == 1
