@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from three import SCENARIO
 
-OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=20 -o LogLevel=ERROR"
+OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=20"
+OPTIONS += " -o LogLevel=ERROR"
 
 
 @pytest.fixture(scope="module")
