@@ -55,6 +55,10 @@ options:
       - With more than one, machines emulated by QEMU 10 now and then stall, because a sleeping CPU misses its timer.
     type: int
     default: 1
+  reboots:
+    description: Whether the machine starts again when its guest reboots or its kernel panics. Otherwise it ends.
+    type: bool
+    default: false
   disks:
     description: Disks in the order of C(/dev/vda), C(/dev/vdb) and so on.
     type: list
@@ -342,6 +346,7 @@ SPEC: dict[str, Any] = {
     "sdk": {"type": "path"},
     "memory": {"type": "str", "default": "512M"},
     "cpus": {"type": "int", "default": 1},
+    "reboots": {"type": "bool", "default": False},
     "disks": {"type": "list", "elements": "dict", "default": [], "options": _DISK},
     "kernel": {"type": "path"},
     "initrd": {"type": "path"},

@@ -22,6 +22,13 @@ def addresses(card: dict[str, Any], family: str) -> set[str]:
     return {f"{entry['local']}/{entry['prefixlen']}" for entry in card["addr_info"] if entry["family"] == family}
 
 
+def test_machine_has_the_name_of_the_inventory(ask: Any) -> None:
+    assert {name: ask(name, "cat /proc/sys/kernel/hostname") for name in ("fixed", "dynamic")} == {
+        "fixed": "fixed",
+        "dynamic": "dynamic",
+    }
+
+
 def test_card_is_named_by_its_address(cards: dict[str, Any]) -> None:
     assert cards["fixed"]["lan"]["address"] == "52:54:00:aa:00:01"
     assert cards["dynamic"]["lan"]["address"] == "52:54:00:aa:00:02"

@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from three import SCENARIO
 
 OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=20"
 OPTIONS += " -o LogLevel=ERROR"
 
 
 @pytest.fixture(scope="module")
-def keys(machine: Any) -> None:
+def keys(machine: Any, scenario: Path) -> None:
     """The keys of two people, at their workstation."""
     for person in ("admin", "audit"):
-        key = (SCENARIO / "site" / person).read_text()
+        key = (scenario / "site" / person).read_text()
         machine("client").run_expect([0], f"sh -c 'umask 077; printf %s \"{key}\" > /run/{person}.key'")
 
 
@@ -38,7 +38,7 @@ def ssh(machine: Any, keys: None) -> Any:
 def test_administrator_brings_a_file(machine: Any, keys: None, ask: Any, name: str, address: str) -> None:
     batch = r"-rm /incoming/brought\nput /etc/machine-id /incoming/brought\n"
     command = f"ip netns exec admin sftp {OPTIONS} -i /run/admin.key -b - admin@{address}"
-    machine("client").run_expect([0], f"sh -c 'printf \"{batch}\" | {command}'")
+    machine("client").run_expect([0], f"sh -c 'printf %b \"{batch}\" | {command}'")
     assert ask(name, "cat /var/lib/vauban/drop/incoming/brought") == ask("client", "cat /etc/machine-id")
 
 

@@ -50,7 +50,8 @@ def invocation(spec: MachineSpec, accelerator: Accelerator, runtime: Path) -> In
     secure = isinstance(spec.boot, UefiBoot) and spec.boot.secure_boot
     argv = ["qemu-system-x86_64", "-name", spec.name, "-no-user-config", "-nodefaults", "-display", "none"]
     argv += ["-machine", f"q35,smm={'on' if secure else 'off'}", "-accel", accelerator.option, "-cpu", accelerator.cpu]
-    argv += ["-m", str(spec.memory), "-smp", str(spec.cpus), "-no-reboot", "-device", "virtio-rng-pci"]
+    argv += ["-m", str(spec.memory), "-smp", str(spec.cpus), "-device", "virtio-rng-pci"]
+    argv += [] if spec.reboots else ["-no-reboot"]
     binds = [Bind(spec.directory, DIRECTORY, writable=True), Bind(runtime, RUNTIME, writable=True)]
     binds += accelerator.binds()
     for words, shown in (

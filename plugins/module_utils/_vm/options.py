@@ -51,7 +51,7 @@ class Options:
         """
         directory = Path(parameters["directory"])
         _require(directory.is_absolute(), "directory", f"{directory} is no absolute path")
-        values = {name: parameters[name] for name in ("cpus", "tpm", "accelerator")}
+        values = {name: parameters[name] for name in ("cpus", "reboots", "tpm", "accelerator")}
         values["memory"] = _bytes("memory", parameters["memory"]) // MEBIBYTE
         values["disks"] = [_disk(f"disks[{number}]", disk) for number, disk in enumerate(parameters["disks"])]
         values["networks"] = [
@@ -95,6 +95,7 @@ class Options:
             ),
             memory=self.values["memory"],
             cpus=self.values["cpus"],
+            reboots=self.values["reboots"],
             disks=tuple(self._disk(number, disk) for number, disk in enumerate(self.values["disks"])),
             nics=tuple(_nic(network, ports) for network in self.values["networks"]),
             tpm=self.values["tpm"],

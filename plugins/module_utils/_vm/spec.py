@@ -91,6 +91,7 @@ class MachineSpec:
     :param directory: holds its logs and its TPM; must exist.
     :param memory: MiB.
     :param cpus: with more than one, machines emulated by QEMU 10 now and then stall: a sleeping CPU misses its timer.
+    :param reboots: start again when the guest resets the machine, which ends it otherwise.
     :param disks: in the order of /dev/vda, vdb, ...
     :param tpm: whether it has a TPM 2.0, manufactured in ``directory``/tpm on the first boot.
     :param tpm_ca: as ``ca`` of :func:`tpm.manufacture`.
@@ -108,6 +109,7 @@ class MachineSpec:
     boot: UefiBoot | KernelBoot
     memory: int = 1024
     cpus: int = 1
+    reboots: bool = False
     disks: tuple[Disk, ...] = ()
     nics: tuple[UserNic | SegmentNic, ...] = ()
     tpm: bool = False

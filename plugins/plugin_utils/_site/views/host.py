@@ -97,7 +97,7 @@ class Views:
                     ],
                 }
             )
-        return {"network_interfaces": interfaces, "network_ipv6": plan.site.ipv6}
+        return {"network_hostname": name, "network_interfaces": interfaces, "network_ipv6": plan.site.ipv6}
 
     def _tunnel(self, name: str) -> dict[str, Any]:
         plan = self._plan
