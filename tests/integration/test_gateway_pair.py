@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import rendering
 from certificates import Authority
-from ipsec import Daemon, wait_for
+from ipsec import Daemon, started_by_itself, wait_for
 from lab import SHARED, Lab, lab
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import load
@@ -49,13 +49,6 @@ _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 
 def views() -> Views:
     return Views(load(EXAMPLE).plan)
-
-
-def started_by_itself(text: str) -> str:
-    text = text.replace("-esn", "-noesn")
-    return re.sub(r"(start_action|dpd_action) = trap", r"\1 = restart", text).replace(
-        "start_action = restart", "start_action = start"
-    )
 
 
 def load_rules(made: Lab, name: str, variables: dict[str, Any]) -> None:
@@ -234,7 +227,7 @@ class Network:
 
     def __init__(self, made: Lab, stack: ExitStack) -> None:
         self.lab = made
-        self._users()
+        made.add_users(USERS)
         made.add_namespace("wire")
         made.run("ip", "-netns", "wire", "link", "add", "bridge", "type", "bridge")
         made.run("ip", "-netns", "wire", "link", "set", "bridge", "up")
@@ -307,13 +300,6 @@ class Network:
     def _holders(self) -> list[list[str]]:
         return [[name for name, each in self.gateways.items() if each.has(address)] for address in PAIR]
 
-    def _users(self) -> None:
-        lines = "".join(f"{name}:x:{number}:{number}::/:/usr/sbin/nologin\n" for name, number in USERS.items())
-        (self.lab.directory / "users").write_text(lines)
-        copied = f"cat /etc/passwd {SHARED}/users > /tmp/passwd; chmod 644 /tmp/passwd"
-        script = f"{copied}; mount --bind /tmp/passwd /etc/passwd"
-        self.lab.run("sh", "-euc", script)
-
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
@@ -375,6 +361,21 @@ def test_tunnel_follows_the_address_there_and_back(network: Network, counter: Co
         wait_for(counter.answers_from_now, "the tunnel does not follow", seconds=15)
         gateway.start_keepalived()
     assert network.active() is first
+
+
+def test_gateway_that_gave_the_address_up_forgets_its_clients(
+    network: Network, counter: Counter, record_property: Callable[[str, object], None]
+) -> None:
+    """Or it would answer them by what they no longer have. It looks for another way to each of them first, for 28 s,
+    which no setting changes; and no client has its tunnel again before 31 s."""
+    active = network.active()
+    wait_for(counter.answers_from_now, "no tunnel", seconds=15)
+    begin = time.monotonic()
+    active.stop_keepalived()
+    wait_for(lambda: f"{CLIENT}:" not in active.charon.associations(), "it remembers", seconds=31)
+    record_property("seconds until it forgot", round(time.monotonic() - begin, 1))
+    assert f"{CLIENT}:" in network.other(active).charon.associations()
+    active.start_keepalived()
 
 
 def test_daemon_that_stays_away_costs_the_address(network: Network) -> None:

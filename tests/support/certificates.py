@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -74,12 +75,16 @@ class Authority(Certificate):
         digest: Digest | None = None,
         *,
         authority: bool = False,
+        also: Sequence[str] = (),
         valid: tuple[datetime.datetime, datetime.datetime] = (NOW - DAY, NOW + 30 * DAY),
     ) -> Certificate:
-        """A certificate for a host."""
+        """A certificate for a host.
+
+        :param also: identities beside the first.
+        """
         key = key or ec_key()
         extensions: list[Extension] = _authority() if authority else [(x509.BasicConstraints(False, None), True)]
-        extensions.append((x509.SubjectAlternativeName([x509.DNSName(identity)]), False))
+        extensions.append((x509.SubjectAlternativeName([x509.DNSName(name) for name in (identity, *also)]), False))
         issuer = self.certificate.subject
         return Certificate(_sign(_name(identity), key, issuer, self.key, digest, extensions, valid), key)
 

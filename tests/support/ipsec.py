@@ -210,3 +210,11 @@ def wait_for(condition: Callable[[], bool], complaint: str, *, seconds: float = 
     while not condition():
         assert time.monotonic() < end, complaint
         time.sleep(0.02)
+
+
+def started_by_itself(text: str) -> str:
+    """What ESP in user space can do of ``connections.conf``: it has no ESN, and no policies that begin a tunnel."""
+    text = re.sub("close_action = (start|trap)", "close_action = none", text.replace("-esn", "-noesn"))
+    return re.sub(r"(start_action|dpd_action) = trap", r"\1 = restart", text).replace(
+        "start_action = restart", "start_action = start"
+    )

@@ -98,6 +98,13 @@ class Lab:
         script = "mkdir /dev/net; mount -t tmpfs -o mode=0755 tmpfs /dev/net; mknod -m 0666 /dev/net/tun c 10 200"
         self.run("sh", "-euc", script)
 
+    def add_users(self, users: Mapping[str, int]) -> None:
+        """Let programs know users by name. The files that name them are the SDK's, shown read-only."""
+        lines = "".join(f"{name}:x:{number}:{number}::/:/usr/sbin/nologin\n" for name, number in users.items())
+        (self.directory / "users").write_text(lines)
+        copied = f"cat /etc/passwd {SHARED}/users > /tmp/passwd; chmod 644 /tmp/passwd"
+        self.run("sh", "-euc", f"{copied}; mount --bind /tmp/passwd /etc/passwd")
+
     def inside(self, namespace: str, action: Callable[[], T], *, user: int = 0) -> T:
         """Do something in a namespace, as a user. A socket made there belongs to both for good."""
         result: list[T] = []

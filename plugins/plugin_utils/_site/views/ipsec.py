@@ -15,10 +15,20 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared im
 
 UNKNOWN_AUTHORITY = "site.pem"  # until the site has one
 _START, _TRAP, _NONE = "start", "trap", "none"
+# Priorities of policies, of which the kernel takes the lowest number. What charon computes from selectors lies between
+# 268541 and 600000 (get_priority in kernel_netlink_ipsec.c), the more specific first.
+_COMPUTED = 0
+_BEFORE, _BEHIND = 200_000, 700_000
 
 
 class Ipsec:
-    """Computes connections. Both ends call one by the same name: the client's, or those of the two places."""
+    """Computes connections. Both ends call one by the same name: the client's, those of the two places, those of the
+    two gateways of a pair, or ``GATEWAY@PLACE``.
+
+    Both gateways of a pair have the connections of their place, but the one that waits cannot use them: it does not
+    have the address that they begin at. What it sends and receives itself goes through the other gateway where that is
+    a matter of its own place, and to other places by connections of its own, which it has whether it waits or not.
+    """
 
     def __init__(self, plan: Plan, shared: Shared) -> None:
         self._plan = plan
@@ -28,6 +38,8 @@ class Ipsec:
         self._gateway_addresses = {
             place: [str(address) for address in plan.gateway_addresses(place)] for place in plan.site.places
         }
+        paired = sorted(name for name in plan.gateways if plan.partner(name))
+        self._paired = {name: order for order, name in enumerate(paired)}
 
     def connections(self, name: str) -> list[dict[str, Any]]:
         """Value of ``strongswan_connections`` for a host."""
@@ -36,10 +48,12 @@ class Ipsec:
             return []
         if name not in plan.gateways:
             return [self._client(name)]
-        place, profile = plan.gateways[name], self.profile(name)
-        return list(
-            self._shared.get(("ipsec", place, profile), lambda: [*self._clients(place), *self._places(profile, place)])
+        place, profile, other = plan.gateways[name], self.profile(name), plan.partner(name)
+        common = self._shared.get(
+            ("ipsec", place, profile),
+            lambda: [*self._clients(place), *self._places(profile, place), *self._visitors(place)],
         )
+        return common if other is None else [*common, self._pair(name, other), *self._visits(name)]
 
     def profile(self, name: str) -> str:
         """The profile of a host."""
@@ -63,7 +77,8 @@ class Ipsec:
                     "if_id": plan.site.tunnels[tunnel].if_id,
                     "local": _single(plan.inner(name, tunnel)),
                     "remote": self._selectors[tunnel],
-                    "start": _START if name in self._awaited[tunnel] else _TRAP,
+                    "start": self._start(name, tunnel),
+                    "priority": _COMPUTED,
                 }
                 for tunnel in plan.tunnels_of[name]
             ],
@@ -88,12 +103,16 @@ class Ipsec:
                         "local": self._selectors[tunnel],
                         "remote": _single(plan.inner(name, tunnel)),
                         "start": _NONE,
+                        "priority": _COMPUTED,
                     }
                     for tunnel in plan.tunnels_of[name]
                 ],
             }
             for name in self._hosts_of.get(place, ())
         ]
+
+    def _start(self, name: str, tunnel: str) -> str:
+        return _START if name in self._awaited[tunnel] else _TRAP
 
     @cached_property
     def _awaited(self) -> dict[str, frozenset[str]]:
@@ -122,7 +141,7 @@ class Ipsec:
     def _places(self, profile: str, place: str) -> list[dict[str, Any]]:
         """Gateways of all places are connected to each other: clients of one reach those of another."""
         plan = self._plan
-        others = [other for other, part in plan.site.places.items() if part.gateways is not None and other != place]
+        others = [other for other in self._with_gateways if other != place]
         return [
             {
                 "name": "-".join(sorted((place, other))),
@@ -140,12 +159,94 @@ class Ipsec:
                         "local": self._reach(place)[tunnel],
                         "remote": self._reach(other)[tunnel],
                         "start": _TRAP,
+                        "priority": _COMPUTED,
                     }
                     for tunnel, part in plan.site.tunnels.items()
                 ],
             }
             for other in others
         ]
+
+    def _pair(self, name: str, other: str) -> dict[str, Any]:
+        """The two of a pair, each at its own address: who waits reaches its place through the other, and is reached.
+
+        It must be the last choice: who does not wait has clients of its own. And the two need an order: what one sends
+        to the other fits both children, and has to be awaited in the one that it is sent in.
+        """
+        plan = self._plan
+        first, second = both = sorted((name, other), key=lambda each: not plan.preferred(each))
+        return {
+            "name": f"{first}@{second}",
+            "profile": self.profile(name),
+            # Whoever starts anew begins, so neither has to notice first that the other has forgotten all.
+            "initiator": True,
+            "local_addresses": self._own_addresses(name),
+            "remote_addresses": self._own_addresses(other),
+            "local_identity": plan.fqdn(name),
+            "remote_identity": plan.fqdn(other),
+            "authorities": self._authorities,
+            "children": [
+                {
+                    "name": f"{tunnel}@{end}",
+                    "if_id": part.if_id,
+                    **_ends(_single(plan.inner(end, tunnel)), self._selectors[tunnel], swapped=end != name),
+                    "start": _START,
+                    "priority": _BEHIND + order,
+                }
+                for tunnel, part in plan.site.tunnels.items()
+                for order, end in enumerate(both)
+            ],
+        }
+
+    def _visits(self, name: str) -> list[dict[str, Any]]:
+        """What a gateway of a pair sends to other places itself: there it is a client, from its own address."""
+        place = self._plan.gateways[name]
+        return [self._visit(name, other, visited=False) for other in self._with_gateways if other != place]
+
+    def _visitors(self, place: str) -> list[dict[str, Any]]:
+        """The other ends of those connections, at the gateways of a place."""
+        return [self._visit(name, place, visited=True) for name in self._paired if self._plan.gateways[name] != place]
+
+    def _visit(self, name: str, place: str, *, visited: bool) -> dict[str, Any]:
+        """It comes before the connection of the two places, whose networks include these addresses.
+
+        What two gateways that both visit send each other fits both visits, and has to be awaited in the one that it is
+        sent in: so they have an order, too.
+        """
+        plan = self._plan
+        own = (self._own_addresses(name), plan.fqdn(name))
+        others = (self._gateway_addresses[place], plan.gateway_identity(place))
+        (local, local_identity), (remote, remote_identity) = (others, own) if visited else (own, others)
+        return {
+            "name": f"{name}@{place}",
+            "profile": self.profile(name),
+            "initiator": not visited,
+            "local_addresses": local,
+            "remote_addresses": remote,
+            "local_identity": local_identity,
+            "remote_identity": remote_identity,
+            "authorities": self._authorities,
+            "children": [
+                {
+                    "name": tunnel,
+                    "if_id": part.if_id,
+                    **_ends(_single(plan.inner(name, tunnel)), self._reach(place)[tunnel], swapped=visited),
+                    "start": _NONE if visited else self._start(name, tunnel),
+                    "priority": _BEFORE + self._paired[name],
+                }
+                for tunnel, part in plan.site.tunnels.items()
+            ],
+        }
+
+    def _own_addresses(self, name: str) -> list[str]:
+        """Those beside the shared ones, of the same families."""
+        plan = self._plan
+        shared = {address.version for address in plan.gateway_addresses(plan.gateways[name])}
+        return [str(address) for address in plan.gateway_own(name) if address.version in shared]
+
+    @cached_property
+    def _with_gateways(self) -> list[str]:
+        return [place for place, part in self._plan.site.places.items() if part.gateways is not None]
 
     def _reach(self, place: str) -> dict[str, list[str]]:
         return self._slices[place]
@@ -171,6 +272,10 @@ class Ipsec:
             }
             for place, part in plan.site.places.items()
         }
+
+
+def _ends(one: list[str], other: list[str], *, swapped: bool) -> dict[str, list[str]]:
+    return {"local": other, "remote": one} if swapped else {"local": one, "remote": other}
 
 
 def _texts(networks: list[Network]) -> list[str]:

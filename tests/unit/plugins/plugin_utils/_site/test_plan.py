@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
+from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import Views
 
@@ -56,12 +58,39 @@ def test_no_two_hosts_share_an_inner_address(load_site: Load) -> None:
     assert len(found) == len(set(found))
 
 
+def connections_of(views: Views, name: str) -> dict[str, dict[str, Any]]:
+    """The connections of a host, by name."""
+    found = list(views.variables(name)["strongswan"]["strongswan_connections"])
+    assert len(found) == len({each["name"] for each in found})
+    return {each["name"]: each for each in found}
+
+
+def seen_from_there(connection: dict[str, Any]) -> dict[str, Any]:
+    """What the other end has to have, apart from who begins, when, and how."""
+    ends = [("local_addresses", "remote_addresses"), ("local_identity", "remote_identity")]
+    found = {here: connection[there] for pair in ends for here, there in (pair, pair[::-1])}
+    for child in connection["children"]:
+        found[child["name"]] = (child["if_id"], child["priority"], child["remote"], child["local"])
+    return found
+
+
+def seen_from_here(connection: dict[str, Any]) -> dict[str, Any]:
+    """The same of this end."""
+    found = {key: value for key, value in connection.items() if key.endswith(("addresses", "identity"))}
+    for child in connection["children"]:
+        found[child["name"]] = (child["if_id"], child["priority"], child["local"], child["remote"])
+    return found
+
+
 def test_a_gateway_knows_exactly_its_clients(load_site: Load) -> None:
     """By identity and by address: a client cannot take another's."""
     plan = load_site(edited({}, [])).plan
     views = Views(plan)
-    connections = views.variables("north-gw1")["strongswan"]["strongswan_connections"]
-    assert connections == views.variables("north-gw2")["strongswan"]["strongswan_connections"]
+    connections, others = (
+        [each for each in connections_of(views, name).values() if "@" not in each["name"]]
+        for name in ("north-gw1", "north-gw2")
+    )
+    assert connections == others
     clients = {connection["name"]: connection for connection in connections if not connection["initiator"]}
     assert set(clients) == {"north-server", "north-admin", "north-laptop-01", "north-laptop-02", "north-laptop-03"}
     for name, connection in clients.items():
@@ -92,15 +121,8 @@ def test_hosts_that_others_reach_connect_before_they_have_anything_to_say(load_s
 
 def test_gateways_of_all_places_are_connected(load_site: Load) -> None:
     views = Views(load_site(edited({}, [])).plan)
-    north, south = (
-        {
-            connection["name"]: connection
-            for connection in views.variables(name)["strongswan"]["strongswan_connections"]
-            if connection["initiator"]
-        }
-        for name in ("north-gw1", "south-gw")
-    )
-    assert set(north) == set(south) == {"north-south"}
+    north, south = (connections_of(views, name) for name in ("north-gw1", "south-gw"))
+    assert {name for name, each in south.items() if each["initiator"]} == {"north-south"} < set(north)
     ends = [{child["name"]: (child["local"], child["remote"]) for child in north["north-south"]["children"]}]
     ends.append({child["name"]: (child["remote"], child["local"]) for child in south["north-south"]["children"]})
     assert ends[0] == ends[1]
@@ -124,3 +146,118 @@ def test_the_two_of_a_pair_speak_with_each_other_alone(load_site: Load) -> None:
                 assert set(members[rule[end]]) == {first["source"], second["source"]}
             assert (rule["family"], rule["interface"]) == ("ipv4", "outer")
     assert "vrrp" not in str(rulesets["south-gw"])
+
+
+# Three places: two with pairs, one without.
+SECOND_PAIR = {
+    "places.east": {
+        "number": 3,
+        "networks": {"outer": {"ipv4": "203.0.113.64/26"}},
+        "gateways": {"hosts": ["east-gw2", "east-gw1"], "addresses": ["203.0.113.70"]},
+    },
+    "hosts.east-gw1": {
+        "product": "gateway",
+        "place": "east",
+        "number": 2,
+        "interfaces": {"outer": {"mac": "52:54:00:00:03:02", "addresses": ["203.0.113.71"]}},
+    },
+    "hosts.east-gw2": {
+        "product": "gateway",
+        "place": "east",
+        "number": 3,
+        "interfaces": {"outer": {"mac": "52:54:00:00:03:03", "addresses": ["203.0.113.72"]}},
+    },
+}
+PAIRED = {"north-gw1": "north", "north-gw2": "north", "east-gw1": "east", "east-gw2": "east"}
+
+
+def test_the_two_of_a_pair_are_connected_at_their_own_addresses(load_site: Load) -> None:
+    plan = load_site(edited(SECOND_PAIR, [])).plan
+    views = Views(plan)
+    for name, first, second in (
+        ("north-gw1@north-gw2", "north-gw1", "north-gw2"),
+        ("east-gw2@east-gw1", "east-gw2", "east-gw1"),
+    ):
+        here, there = (connections_of(views, gateway)[name] for gateway in (first, second))
+        assert seen_from_here(here) == seen_from_there(there)
+        assert here["initiator"]
+        assert there["initiator"]
+        assert here["local_identity"] == plan.fqdn(first)
+        shared = {str(address) for address in plan.gateway_addresses(plan.gateways[first])}
+        assert here["local_addresses"]
+        assert not shared & {*here["local_addresses"], *here["remote_addresses"]}
+        children = {child["name"]: child for child in here["children"]}
+        assert len(children) == 2 * len(plan.site.tunnels)
+        for tunnel, part in plan.site.tunnels.items():
+            everything = [str(network) for network in plan.selectors(tunnel)]
+            own, others = children[f"{tunnel}@{first}"], children[f"{tunnel}@{second}"]
+            assert (own["local"], own["remote"]) == (singles(plan.inner(first, tunnel)), everything)
+            assert (others["local"], others["remote"]) == (everything, singles(plan.inner(second, tunnel)))
+            assert own["if_id"] == others["if_id"] == part.if_id
+            assert own["start"] == others["start"] == "start"
+            # Behind whatever charon computes, and never the same, or each end might choose another.
+            assert own["priority"] != others["priority"]
+            assert min(own["priority"], others["priority"]) > 600_000
+    assert not [name for name in connections_of(views, "south-gw") if "south-gw@" in name or "@south-gw" in name]
+
+
+def test_each_of_a_pair_visits_all_other_places(load_site: Load) -> None:
+    """Whoever waits cannot use what its place has: it would begin at an address that it does not have."""
+    plan = load_site(edited(SECOND_PAIR, [])).plan
+    views = Views(plan)
+    of = {name: connections_of(views, name) for name in plan.gateways}
+    for name, home in PAIRED.items():
+        visits = {
+            each: of[name][each]
+            for each in of[name]
+            if each.startswith(f"{name}@") and each.split("@")[1] in plan.site.places
+        }
+        assert set(visits) == {f"{name}@{place}" for place in plan.site.places if place != home}
+        for visit, here in visits.items():
+            place = visit.split("@")[1]
+            assert here["initiator"]
+            assert (here["local_identity"], here["remote_identity"]) == (plan.fqdn(name), plan.gateway_identity(place))
+            for gateway in (each for each, at in plan.gateways.items() if at == place):
+                there = of[gateway][visit]
+                assert seen_from_here(here) == seen_from_there(there)
+                assert not there["initiator"]
+                assert {child["start"] for child in there["children"]} == {"none"}
+            for child in here["children"]:
+                assert child["local"] == singles(plan.inner(name, child["name"]))
+                assert 0 < child["priority"] < 268_541
+            starts = {child["name"]: child["start"] for child in here["children"]}
+            assert starts == {"admin": "start", "audit": "trap", "work": "trap"}
+    visitors = {each for each in of["south-gw"] if "@" in each}
+    assert visitors == {f"{name}@south" for name in PAIRED}
+
+
+def test_gateways_of_two_pairs_choose_the_same_connection(load_site: Load) -> None:
+    """What one sends to the other fits the visits of both, of which the kernel takes that with the lower priority."""
+    plan = load_site(edited(SECOND_PAIR, [])).plan
+    views = Views(plan)
+    priority = {
+        name: {
+            child["priority"]
+            for visit, connection in connections_of(views, name).items()
+            if visit.startswith(f"{name}@") and connection["remote_identity"].startswith("gateway.")
+            for child in connection["children"]
+        }
+        for name in PAIRED
+    }
+    for one, other in itertools.combinations(PAIRED, 2):
+        assert len(priority[one]) == len(priority[other]) == 1
+        assert priority[one] != priority[other]
+
+
+def test_connection_of_a_pair_opens_nothing_outside(load_site: Load) -> None:
+    """A gateway hears IKE from anywhere, at any of its addresses; no rule names the other beside that of VRRP."""
+    views = Views(load_site(edited({}, [])).plan)
+    pair, alone = (views.variables(name)["firewall"]["firewall_rulesets"][0] for name in ("north-gw1", "south-gw"))
+    for chain in ("input", "forward", "output"):
+        assert [rule for rule in pair[chain] if rule["protocol"] in ("udp", "esp")] == [
+            rule for rule in alone[chain] if rule["protocol"] in ("udp", "esp")
+        ]
+
+
+def singles(addresses: list[Any]) -> list[str]:
+    return [f"{address}/{address.max_prefixlen}" for address in addresses]
