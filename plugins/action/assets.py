@@ -8,18 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import apt, lock
 from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import OFFLINE, Store
+from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._progress import Progress
 
 _MIB = 1024 * 1024
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Brings the files that the lock file names into the store. Needs no network when they are there."""
 
     SPEC: ClassVar[dict[str, Any]] = {
@@ -29,37 +27,30 @@ class ActionModule(ActionBase):
         "mirrors": {"type": "dict", "default": {}},
         "verify": {"type": "bool", "default": False},
     }
-    _supports_check_mode = True
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Fetch what is missing; with ``verify``, first drop what is damaged."""
-        result = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
         started = time.monotonic()
         store = Store(Path(arguments["store"]))
-        try:
-            locked = lock.read(Path(arguments["lock_file"]))
-            packages = list({p.sha256: p for name in arguments["package_sets"] for p in locked.of_set(name)}.values())
-            damaged = store.damaged(packages) if arguments["verify"] else []
-            missing = [*store.missing(packages), *damaged]
-            if not self._task.check_mode:
-                for package in damaged:
-                    store.path(package.sha256).unlink()
-                if missing:
-                    store.fetch(packages, _mirrors(arguments, missing), Progress("fetched"))
-        except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
+        locked = lock.read(Path(arguments["lock_file"]))
+        packages = list({p.sha256: p for name in arguments["package_sets"] for p in locked.of_set(name)}.values())
+        damaged = store.damaged(packages) if arguments["verify"] else []
+        missing = [*store.missing(packages), *damaged]
+        if not self._task.check_mode:
+            for package in damaged:
+                store.path(package.sha256).unlink()
+            if missing:
+                store.fetch(packages, _mirrors(arguments, missing), Progress("fetched"))
         size = sum(package.size for package in missing) // _MIB
         reason = f"{len(missing)} of {len(packages)} files, {size} MiB" if missing else "all files in the store"
-        result.update(
-            changed=bool(missing),
-            fetched=[package.label for package in missing],
-            damaged=[package.label for package in damaged],
-            reason=reason,
-            epoch=locked.epoch,
-            seconds=round(time.monotonic() - started, 1),
-        )
-        return dict(result)
+        return {
+            "changed": bool(missing),
+            "fetched": [package.label for package in missing],
+            "damaged": [package.label for package in damaged],
+            "reason": reason,
+            "epoch": locked.epoch,
+            "seconds": round(time.monotonic() - started, 1),
+        }
 
 
 def _mirrors(arguments: Mapping[str, Any], missing: Sequence[lock.Package]) -> Mapping[str, str]:

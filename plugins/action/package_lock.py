@@ -3,18 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-
-from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import apt, lock
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Resolves package sets against the archive and writes the lock file."""
 
     SPEC: ClassVar[dict[str, Any]] = {
@@ -27,46 +25,39 @@ class ActionModule(ActionBase):
         "mirrors": {"type": "dict", "default": {}},
         "keyring": {"type": "path", "default": str(apt.KEYRING)},
     }
-    _supports_check_mode = True
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Resolve, compare with the present lock file, and replace it."""
-        result = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
         path = Path(arguments["path"])
-        try:
-            before = {package.name: package.version for package in lock.read(path).packages} if path.exists() else {}
-            wanted = arguments["package_sets"].items()
-            locked = apt.lock(
-                {name: _packages(entries, arguments["directories"]) for name, entries in wanted},
-                codename=arguments["codename"],
-                mirrors=arguments["mirrors"] or apt.host_mirrors(),
-                components=arguments["components"],
-                architecture=arguments["architecture"],
-                keyring=Path(arguments["keyring"]),
-            )
-        except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
+        before = {package.name: package.version for package in lock.read(path).packages} if path.exists() else {}
+        wanted = arguments["package_sets"].items()
+        locked = apt.lock(
+            {name: _packages(entries, arguments["directories"]) for name, entries in wanted},
+            codename=arguments["codename"],
+            mirrors=arguments["mirrors"] or apt.host_mirrors(),
+            components=arguments["components"],
+            architecture=arguments["architecture"],
+            keyring=Path(arguments["keyring"]),
+        )
         after = {package.name: package.version for package in locked.packages}
         changed = not path.exists() or path.read_text("utf-8") != locked.as_text()
         if changed and not self._task.check_mode:
             locked.write(path)
         kept = sorted(set(before) & set(after))
-        result.update(
-            changed=changed,
-            packages=len(after),
-            bytes=sum(package.size for package in locked.packages),
-            added=sorted(set(after) - set(before)),
-            removed=sorted(set(before) - set(after)),
-            upgraded={name: [before[name], after[name]] for name in kept if before[name] != after[name]},
-            diff={
+        return {
+            "changed": changed,
+            "packages": len(after),
+            "bytes": sum(package.size for package in locked.packages),
+            "added": sorted(set(after) - set(before)),
+            "removed": sorted(set(before) - set(after)),
+            "upgraded": {name: [before[name], after[name]] for name in kept if before[name] != after[name]},
+            "diff": {
                 "before_header": str(path),
                 "after_header": str(path),
                 "before": _listing(before),
                 "after": _listing(after),
             },
-        )
-        return dict(result)
+        }
 
 
 def _packages(entries: list[str], directories: list[str]) -> list[str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
 from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
 
@@ -23,7 +23,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 _VOLUME_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Checks the settings of a product before minutes are spent on it, and reports all that is wrong at once."""
 
     SPEC: ClassVar[dict[str, Any]] = {
@@ -35,17 +35,14 @@ class ActionModule(ActionBase):
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         **SIGNING_SPEC,
     }
-    _supports_check_mode = True
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Check; change nothing."""
-        result = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
-        found = list(problems(arguments, task_vars or {}, partial(role_path, action=self)))
+        found = list(problems(arguments, self.task_vars, partial(role_path, action=self)))
         if found:
             failures = [problem.as_failure() for problem in found]
             raise AnsibleActionFail("\n".join(map(str, found)), result={"failure": failures[0], "failures": failures})
-        return {**result, "changed": False}
+        return {"changed": False}
 
 
 def problems(

@@ -6,28 +6,27 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json, write_text
-from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import inspector, load, render, report, store
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import Views
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION
 
+_ROLES = COLLECTION / "roles"
 _SUMMARY = "render.json"
 _REPORT = "report.html"
 _DIFFS = 50  # of distinct changes; more are read with diff(1) on the trees
 _SHOWN = 20  # refusals
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Renders, has it judged, and only then lets hosts point to it. One call for the whole fleet."""
 
     SPEC: ClassVar[dict[str, Any]] = {
@@ -36,50 +35,29 @@ class ActionModule(ActionBase):
         "dest": {"type": "path", "required": True},
         "sdk": {"type": "path", "required": True},
     }
-    _supports_check_mode = True
-    _supports_async = False
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Do nothing if nothing changed, else all of it."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
-        try:
-            result.update(self._render(arguments))
-        except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
-        except SiteError as exc:
-            raise AnsibleActionFail(str(exc)) from None
-        return result
-
-    def _render(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        roles = COLLECTION / "roles"
-        loaded = load.load(Path(arguments["site_file"]))
-        plan = loaded.plan
-        wanted = set(arguments["hosts"])
-        hosts = [name for name in plan.members if name in wanted]
-        if foreign := sorted(wanted - set(hosts)):
-            raise FleetError(
-                f"{foreign[0]} is no host of site {plan.site.site}",
-                where=str(loaded.file),
-                remedy=f"render one site at a time: --limit site_{plan.site.site}",
-            )
+        loaded, sdk = load.load(Path(arguments["site_file"])), Path(arguments["sdk"])
+        plan, hosts = loaded.plan, loaded.hosts(arguments["hosts"])
         output = store.Store(Path(arguments["dest"]) / plan.site.site)
-        judges = inspector.judges(Path(arguments["sdk"]), roles)
-        inputs = _digest.of_data(loaded.inputs, _code(roles), judges, hosts)
+        judges = inspector.judges(sdk, _ROLES)
+        inputs = _digest.of_data(loaded.inputs, _code(), judges, hosts)
         summary = _read(output.directory / _SUMMARY)
         before = {name: output.current(name) for name in hosts}
         if summary.get("inputs") == inputs and before == {name: summary["trees"].get(name) for name in hosts}:
             reason = f"{len(hosts)} hosts: nothing changed"
-            return {"changed": False, "reason": reason, **_told(summary, output)}
+            return {"changed": False, "reason": reason, **_told(summary["told"], output)}
         output.directory.mkdir(parents=True, exist_ok=True)
-        renderer = render.Renderer(Views(plan), roles, plan.authorities)
-        judge = inspector.Inspector(loaded, output.directory, Path(arguments["sdk"]), roles, judges)
+        renderer = render.Renderer(Views(plan), _ROLES, plan.authorities)
+        judge = inspector.Inspector(loaded, output.directory, sdk, _ROLES, judges)
+        log = output.directory / "render.log"
         trees: dict[str, str] = {}
         for name in hosts:
             tree = renderer.tree(name)
             trees[name] = output.write(tree)
             judge.add(name, trees[name], tree)
-        verdicts = list(judge.verdicts(output.directory / "render.log"))
+        verdicts = list(judge.verdicts(log))
         changed = [name for name in hosts if trees[name] != before[name]]
         gone = sorted(set(output.hosts()) - set(plan.members))
         refused = sorted({name for _path, names, _said in verdicts for name in names})
@@ -91,41 +69,43 @@ class ActionModule(ActionBase):
             "files_checked": judge.count(),
         }
         counts = f"{len(changed)} changed, {len(gone)} removed; {judge.count()} distinct files judged"
-        reason = f"{len(hosts)} hosts: {counts}"
-        result: dict[str, Any] = {"changed": bool(changed or gone), "reason": reason, **facts}
+        result = {"changed": bool(changed or gone), "reason": f"{len(hosts)} hosts: {counts}", **facts}
         if self._task.diff:
             result["diff"] = _diff(output, before, trees, changed)
         if verdicts:
             output.discard()
-            lines = inspector.by_file(verdicts)
-            more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-            text = "\n".join(
-                [f"{len(refused)} of {len(hosts)} hosts are refused; none was changed", *lines[:_SHOWN], *more]
-            )
-            raise AnsibleActionFail(text, result=facts)
+            raise AnsibleActionFail(_refusal(verdicts, len(refused), len(hosts)), result=facts)
         if self._task.check_mode:
             output.discard()
             return result
-        drawing = judge.draw(report.graph(plan), output.directory / "render.log")
+        drawing = judge.draw(report.graph(plan), log)
         output.switch(trees, keep=plan.members)
         write_text(output.directory / _REPORT, report.page(plan, loaded.warnings, drawing))
+        # What a run that finds nothing changed will say.
         told = {**facts, "hosts_changed": []}
         write_json(output.directory / _SUMMARY, {"inputs": inputs, "trees": trees, "told": told})
-        return {**result, **_told({"told": facts}, output)}
+        return {**result, **_told(facts, output)}
 
 
-def _told(summary: Mapping[str, Any], output: store.Store) -> dict[str, Any]:
-    return {**summary["told"], "path": str(output.directory), "report": str(output.directory / _REPORT)}
+def _told(facts: Mapping[str, Any], output: store.Store) -> dict[str, Any]:
+    return {**facts, "path": str(output.directory), "report": str(output.directory / _REPORT)}
 
 
-def _code(roles: Path) -> str:
+def _refusal(verdicts: Sequence[tuple[str, list[str], str]], refused: int, hosts: int) -> str:
+    lines = inspector.by_file(verdicts)
+    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n".join([f"{refused} of {hosts} hosts are refused; none was changed", *lines[:_SHOWN], *more])
+
+
+def _code() -> str:
     """Digest of all that makes text of a model, beside what roles put into images."""
-    parts = [*sorted(roles.glob("*/templates")), *sorted(roles.glob("*/vars")), *sorted(roles.glob("*/defaults"))]
+    parts = [path for name in ("templates", "vars", "defaults") for path in sorted(_ROLES.glob(f"*/{name}"))]
     parts += [COLLECTION / "files/confinement", COLLECTION / "plugins/plugin_utils/_confinement.py"]
     return _digest.of_tree(*parts, COLLECTION / "plugins/plugin_utils/_site")
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """What the last run remembered; empty if there was none that came to its end."""
     try:
         summary = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

@@ -7,44 +7,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file
-from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site import pki, revocations
+from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files, revocations
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.files import ISSUING, ROOT
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.signer import Signer
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Writes the revocation list of an authority."""
 
     SPEC: ClassVar[dict[str, Any]] = {
         "directory": {"type": "path", "required": True},
-        "authority": {"type": "str", "choices": [pki.ROOT, pki.ISSUING], "required": True},
+        "authority": {"type": "str", "choices": [ROOT, ISSUING], "required": True},
         "key": {"type": "path", "required": True},
         "passphrase": {"type": "str", "no_log": True, "required": True},
         "days": {"type": "int", "required": True},
     }
-    _supports_check_mode = True
-    _supports_async = False
 
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Always write it anew: callers know when."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
-        try:
-            return {**result, **self._write(arguments)}
-        except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
-
-    def _write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         directory, name = Path(arguments["directory"]), arguments["authority"]
-        path, authority = pki.list_path(directory, name), pki.authority_path(directory, name)
-        signer = pki.Signer(authority, Path(arguments["key"]), arguments["passphrase"], f"site_pki_{name}_passphrase")
+        path, authority = files.list_path(directory, name), files.authority_path(directory, name)
+        signer = Signer(authority, Path(arguments["key"]), arguments["passphrase"], f"site_pki_{name}_passphrase")
         result: dict[str, Any] = {"changed": True, "path": str(path)}
         if self._task.check_mode and not (authority.exists() and signer.key.exists()):
             return {**result, "revoked": 0}  # an earlier task would make them
-        certificate = pki.read_certificate(authority)
+        certificate = files.read_certificate(authority)
         before, after = revocations.renewed(certificate, directory, name)
         if self._task.diff:
             result["diff"] = {

@@ -27,7 +27,7 @@ options:
   verb:
     description: What is about to be done.
     type: str
-    choices: [create, renew, revoke, list, expiring, crl, install]
+    choices: [create, renew, revoke, revoke_issuing, list, expiring, crl, install]
     default: list
   names:
     description: Hosts to revoke, those included that the site no longer has.
@@ -127,7 +127,7 @@ certificates:
   type: dict
   sample: {paris-time1: [{purpose: nts, state: absent, due: true}]}
 revoke:
-  description: With O(verb=revoke), certificates to revoke and the names that they are kept by.
+  description: With O(verb=revoke) and O(verb=revoke_issuing), certificates to revoke and the names they are kept by.
   returned: success
   type: list
   elements: dict

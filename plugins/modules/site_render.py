@@ -111,4 +111,12 @@ report:
   returned: success
   type: str
   sample: /srv/build/sites/example/report.html
+failure:
+  description: What is wrong, where, and what to do; the message as data. Not there if a host is refused.
+  returned: failure
+  type: dict
+  sample:
+    message: paris-gw1 is no host of site lyon
+    where: /srv/fleet/lyon.site.yml
+    remedy: "treat one site at a time: --limit site_lyon"
 """

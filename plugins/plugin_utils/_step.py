@@ -11,43 +11,31 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
-
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import ANOTHER_OWNER, Sandbox
+from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 
 COLLECTION = Path(__file__).parent.parent.parent
 
 
-class StepAction(ActionBase):
+class StepAction(ControllerAction):
     """Base of the actions that make one artifact on the controller.
 
     They run in the controller's process, since they need the collection's own files, and finding that nothing changed
     must cost next to nothing. A subclass says what goes in (:meth:`stage`) and makes the artifact (:meth:`make`).
     """
 
-    SPEC: ClassVar[dict[str, Any]] = {}
-    _supports_check_mode = True
-
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Reuse what is current, else make it; in check mode only say which."""
-        result = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec(argument_spec=self.SPEC)
-        self.task_vars = task_vars or {}
         started = time.monotonic()
         try:
-            result.update(self._predict(arguments) if self._task.check_mode else self._reuse_or_build(arguments))
+            result = self._predict(arguments) if self._task.check_mode else self._reuse_or_build(arguments)
         except PermissionError as exc:
-            denied = FleetError("permission denied", where=str(exc.filename), remedy=ANOTHER_OWNER)
-            raise AnsibleActionFail(str(denied), result={"failure": denied.as_failure()}) from None
-        except FleetError as exc:
-            raise AnsibleActionFail(str(exc), result={"failure": exc.as_failure()}) from None
-        result["seconds"] = round(time.monotonic() - started, 1)
-        return dict(result)
+            raise FleetError("permission denied", where=str(exc.filename), remedy=ANOTHER_OWNER) from None
+        return {**result, "seconds": round(time.monotonic() - started, 1)}
 
     def _reuse_or_build(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         stage = self.stage(arguments)

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,13 +23,12 @@ from typing import Any, NamedTuple
 import builds
 import hosts
 import pytest
+from playing import ansible_playbook
 
-from ansible_collections.vauban.fleet.plugins.module_utils import _errors
 from ansible_collections.vauban.fleet.plugins.module_utils._image import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current")).resolve()
-COLLECTIONS = Path(_errors.__file__).parents[5]
 
 
 # What pytest-xdist (`-n 2`) runs in one process, since the files share what is costly to make, or would
@@ -182,14 +180,7 @@ def _run_play(
     }
     (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": {"product": host}}}))
     (directory / "play.json").write_text(json.dumps([play]))
-    return subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "play.json", *options],
-        cwd=directory,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "LC_ALL": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return ansible_playbook(directory, "-i", "hosts.json", "play.json", *options)
 
 
 @pytest.fixture(scope="session")

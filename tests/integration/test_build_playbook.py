@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playing import ansible_playbook
 
-from ansible_collections.vauban.fleet.plugins.module_utils import _errors
-
-COLLECTION = Path(_errors.__file__).parents[2]
-COLLECTIONS = COLLECTION.parents[2]
 BUILDER = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
 
 Play = Callable[..., subprocess.CompletedProcess[str]]
@@ -33,16 +29,13 @@ def play(tmp_path: Path) -> Play:
         places = {f"fleet_{name}_dir": str(tmp_path / name) for name in ("build", "assets", "keys")}
         inventory = {"all": {"children": known, "vars": places}}
         (tmp_path / "inventory.json").write_text(json.dumps(inventory))
-        environment = {
-            **os.environ,
-            "ANSIBLE_CALLBACKS_ENABLED": "vauban.fleet.origin",
-            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
-            "ANSIBLE_STDOUT_CALLBACK": "vauban.fleet.progress",
-            "LC_ALL": "C.UTF-8",
-        }
-        command = [sys.executable, "-m", "ansible", "playbook", "--check", "-i", "inventory.json", "vauban.fleet.build"]
-        command += ["-e", json.dumps(variables), *options]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        words = ["--check", "-i", "inventory.json", "vauban.fleet.build", "-e", json.dumps(variables), *options]
+        return ansible_playbook(
+            tmp_path,
+            *words,
+            ANSIBLE_CALLBACKS_ENABLED="vauban.fleet.origin",
+            ANSIBLE_STDOUT_CALLBACK="vauban.fleet.progress",
+        )
 
     return call
 

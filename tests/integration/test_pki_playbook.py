@@ -13,12 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from ansible_collections.vauban.fleet.plugins.module_utils import _errors
+from playing import ansible_playbook
 
 ROOT = Path(__file__).resolve().parents[2]
 SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
-COLLECTIONS = Path(_errors.__file__).parents[5]
 
 pytestmark = pytest.mark.skipif(
     not SDK.exists(), reason=f"no SDK at {SDK}: set FLEET_SDK, or build it with 'make build'"
@@ -42,11 +40,9 @@ def play(tmp_path: Path) -> Play:
         }
     }
     (tmp_path / "inventory.json").write_text(json.dumps(inventory))
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "LC_ALL": "C.UTF-8"}
 
     def call(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ansible", "playbook", "-i", "inventory.json", "vauban.fleet.pki", *options]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return ansible_playbook(tmp_path, "-i", "inventory.json", "vauban.fleet.pki", *options)
 
     return call
 

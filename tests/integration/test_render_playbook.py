@@ -10,17 +10,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-
-from ansible_collections.vauban.fleet.plugins.module_utils import _errors
+from playing import ansible_playbook
 
 ROOT = Path(__file__).resolve().parents[2]
-COLLECTION = Path(_errors.__file__).parents[2]
 EXAMPLE = ROOT / "inventories/example_site/example.site.yml"
 
 Play = Callable[..., subprocess.CompletedProcess[str]]
@@ -59,15 +56,8 @@ def play(site: Path, tmp_path: Path) -> Play:
 
 def run(site: Path, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     settings = {"fleet_build_dir": str(ROOT / "build"), "fleet_sites_dir": str(directory / "sites")}
-    words = [sys.executable, "-m", "ansible", "playbook", "-i", str(site.parent), str(ROOT / "playbooks/render.yml")]
-    environment = {
-        **os.environ,
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTION.parents[2]),
-        "LC_ALL": "C.UTF-8",
-    }
-    command = [*words, "-e", json.dumps(settings), *options]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    words = ["-i", str(site.parent), str(ROOT / "playbooks/render.yml"), "-e", json.dumps(settings), *options]
+    return ansible_playbook(directory, *words, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"))
 
 
 @pytest.fixture(scope="module")

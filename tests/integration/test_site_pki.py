@@ -10,7 +10,6 @@ the controller. Both are directories of this machine in which a daemon runs.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -27,9 +26,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from ipsec import Daemon
 from lab import lab
+from playing import ansible_playbook
 from rendering import render
 
-from ansible_collections.vauban.fleet.plugins.module_utils import _errors
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import load
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.ipsec import Ipsec
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
@@ -37,7 +36,6 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared im
 from .conftest import SDK
 
 ROOT = Path(__file__).resolve().parents[2]
-COLLECTIONS = Path(_errors.__file__).parents[5]
 SITE: dict[str, Any] = {
     "site": "small",
     "domain": "small.example",
@@ -112,18 +110,10 @@ class Site:
 
     def play(self, verb: str, *options: str, secrets: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the playbook; all that it prints is remembered."""
-        command = [sys.executable, "-m", "ansible", "playbook", "-i", str(self.inventory), "vauban.fleet.site_pki"]
-        command += ["-e", f"site_pki_verb={verb}", *(["-e", f"@{self.directory / 'secrets.json'}"] if secrets else [])]
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
-            "ANSIBLE_PIPELINING": "1",
-            "LC_ALL": "C.UTF-8",
-        }
-        done = subprocess.run(
-            [*command, *options], cwd=self.directory, env=environment, capture_output=True, text=True, check=False
-        )
+        words = ["-i", str(self.inventory), "vauban.fleet.site_pki", "-e", f"site_pki_verb={verb}", *options]
+        words += ["-e", f"@{self.directory / 'secrets.json'}"] if secrets else []
+        settings = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_PIPELINING": "1"}
+        done = ansible_playbook(self.directory, *words, **settings)
         self.printed += done.stdout + done.stderr
         return done
 
@@ -308,6 +298,56 @@ def test_time_is_taken_from_a_server_that_the_site_certifies(site: Site, base: P
             return said[1:2] == ["NTS"] and int(said[9]) > 0
 
         hosts.wait_for(authenticated, "no cookie was given", within=20)
+
+
+def test_host_of_a_revoked_authority_is_refused(site: Site) -> None:
+    """First where the gateway still has the authority's certificate, then where it has another's.
+
+    There the host shows the certificate that the authority had before it was renewed, which is of the same key.
+    """
+    root = ("-e", f"site_pki_root_key={site.directory / 'offline'}")
+    client, gateway = (site.daemons[name].directory / "etc/swanctl" for name in ("client", "gateway"))
+    site.do("create", *root)
+    site.do("renew", "-e", "site_pki_days=2000", "--limit", "clock", *root)
+    site.do("install", "--limit", "client,gateway")
+    site.follow()
+    (before,) = [content for name, content in site.files().items() if name.startswith("replaced/issuing_authority.")]
+    assert "the key of the root authority is not here" in site.fail("revoke_issuing")
+    files = site.files()
+    revoked = files["ca/issuing.pem"]
+    assert "would change" in site.do("revoke_issuing", *root, "--check", "--diff")
+    assert site.files() == files
+    said = site.do("revoke_issuing", *root)
+    assert "-e site_pki_verb=create" in said
+    kept = {content for name, content in site.files().items() if name.startswith("revoked/issuing_authority.")}
+    assert kept == {revoked, before}
+    assert not (site.keys / "sites/small/issuing.key").exists()
+    assert "nothing had to be done" in site.do("revoke_issuing", *root)
+    assert "is revoked, and signs nothing any more" in site.fail("revoke", "--limit", "client")
+    # Nothing was brought to hosts yet.
+    done = site.connect()
+    assert done.returncode == 0, done.stdout + site.daemons["gateway"].log()
+    site.do("install", "--limit", "gateway")
+    site.follow()
+    done = site.connect()
+    assert done.returncode != 0, done.stdout
+    assert "certificate was revoked" in site.daemons["gateway"].log()
+
+    last = {part: (client / part).read_bytes() for part in ("x509/host.pem", "private/host.pem")}
+    last["x509ca/issuing.pem"] = before
+    site.do("create", *root)
+    assert "nothing had to be done" in site.do("create")
+    site.do("install", "--limit", "client,gateway")
+    assert (gateway / "x509ca/issuing.pem").read_bytes() == (client / "x509ca/issuing.pem").read_bytes() != revoked
+    site.follow()
+    done = site.connect()
+    assert done.returncode == 0, done.stdout + site.daemons["gateway"].log()
+    for part, content in last.items():
+        (client / part).write_bytes(content)
+    site.follow()
+    done = site.connect()
+    assert done.returncode != 0, done.stdout
+    assert "certificate was revoked" in site.daemons["gateway"].log()
 
 
 def _run_chrony(stack: ExitStack, host: hosts.Host, configuration: dict[str, str], log: Path) -> None:

@@ -145,7 +145,8 @@ class Inspector:
         (dropin,) = self._confinement.dropins([index])
         what = f"{dropin['name']} may be exposed to {dropin['threshold']:g} at most"
         remedy = "take back what loosens the profile, or set threshold and say why in a comment"
-        return self._site.line(Problem(("confinement", index, "settings"), what, remedy))
+        (line,) = self._site.source.lines([Problem(("confinement", index, "settings"), what, remedy)])
+        return line
 
     def _add(self, kind: str, digest: str, path: str, host: str) -> None:
         self._jobs.setdefault(kind, {}).setdefault(digest, path)

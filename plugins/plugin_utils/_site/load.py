@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import certificates, meaning, source
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import plan as address_plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Product
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, SiteError, describe, roots
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import SiteError, roots
 
 PRODUCTS = _data.FILES / "products.yml"
 
@@ -42,9 +44,19 @@ class LoadedSite:
         """Path of the site file."""
         return Path(self.source.file)
 
-    def line(self, problem: Problem) -> str:
-        """A problem as a line for people, with its place in the file."""
-        return _line(self.source, problem)
+    def hosts(self, names: Iterable[str]) -> list[str]:
+        """Those of its hosts that are named, in its own order.
+
+        :raises FleetError: it has no such host.
+        """
+        wanted, site = set(names), self.plan.site.site
+        if foreign := sorted(wanted - set(self.plan.members)):
+            raise FleetError(
+                f"{foreign[0]} is no host of site {site}",
+                where=str(self.file),
+                remedy=f"treat one site at a time: --limit site_{site.replace('-', '_')}",
+            )
+        return [name for name in self.plan.members if name in wanted]
 
 
 _cache: dict[tuple[str, int, int], LoadedSite] = {}
@@ -92,9 +104,4 @@ def _load(file: Path) -> LoadedSite:
     refused = found.error(errors) if errors else None
     public = {name: hashlib.sha256(content).hexdigest() for name, content in plan.authorities.items()}
     inputs = _digest.of_data(found.digest, _digest.of_file(PRODUCTS), public)
-    return LoadedSite(found, plan, inputs, tuple(_line(found, warning) for warning in warnings), refused)
-
-
-def _line(found: source.Source, warning: Problem) -> str:
-    (line, problem), *_none = found.error([warning]).problems
-    return describe(found.file, line, problem)
+    return LoadedSite(found, plan, inputs, tuple(found.lines(warnings)), refused)

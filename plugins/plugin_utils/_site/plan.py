@@ -33,12 +33,12 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import (
     Tunnel,
     Zone,
 )
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, unknown
 
 MAX_HOSTS = 100_000  # more in one file is a slip in a range, and takes the machine's memory
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _RANGE = re.compile(r"\[([0-9]+):([0-9]+)(?::([0-9]+))?\]")
-_IPV6_SLICE = 64
+IPV6_SLICE = 64  # prefix length of a place's slice; that of IPv4 is the pool's to say
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def slices(tunnel: Tunnel, place: Place) -> Iterator[Network]:
     if tunnel.pool.ipv4 is not None:
         yield from _slice(tunnel.pool.ipv4, tunnel.pool.place_prefix, place.number)
     if tunnel.pool.ipv6 is not None:
-        yield from _slice(tunnel.pool.ipv6, _IPV6_SLICE, place.number)
+        yield from _slice(tunnel.pool.ipv6, IPV6_SLICE, place.number)
 
 
 def _slice(pool: Network, prefix: int, number: int) -> Iterator[Network]:
@@ -290,7 +290,8 @@ def _resolve(plan: Plan) -> Iterator[Problem]:
             place, _slash, network = text.partition("/")
             part = plan.site.places[place].networks.get(network) if place in plan.site.places else None
             if part is None:
-                yield Problem(("zones", name, "networks", index), f"there is no network {text}", _networks(plan.site))
+                known = [f"{place}/{network}" for place, part in plan.site.places.items() for network in part.networks]
+                yield unknown(("zones", name, "networks", index), "network", text, known)
             else:
                 networks += part.networks
         plan.zones[name] = Resolved(frozenset(hosts), tuple(networks))
@@ -317,15 +318,9 @@ def _unknown(plan: Plan, name: str, zone: Zone) -> Iterator[Problem]:
     for key, values, known in (("products", zone.products, plan.units), ("places", zone.places, plan.site.places)):
         for index, value in enumerate(values):
             if value not in known:
-                problem = f"there is no {key.removesuffix('s')} {value}"
-                yield Problem(("zones", name, key, index), problem, f"choose from {', '.join(known)}")
+                yield unknown(("zones", name, key, index), key.removesuffix("s"), value, known)
     for key in ("hosts", "without"):
         for index, pattern in enumerate(getattr(zone, key)):
             if not _matching(plan.members, pattern):
                 problem = f"{pattern!r} is no host and matches none"
                 yield Problem(("zones", name, key, index), problem, "correct it, or take it away")
-
-
-def _networks(site: Site) -> str:
-    known = [f"{place}/{network}" for place, part in site.places.items() for network in part.networks]
-    return f"choose from {', '.join(known)}" if known else "describe the network below its place first"

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-Path = tuple[str | int, ...]
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+# Where something stands in a site file: keys and indexes from the top on.
+Keys = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,13 @@ class Problem:
     :param follows: it may only follow from a wrong zone, and is not said as long as there is one.
     """
 
-    path: Path
+    path: Keys
     message: str
     remedy: str
     follows: bool = False
 
 
-class SiteError(Exception):
+class SiteError(FleetError):
     """A site that cannot be used. Holds every problem, not the first.
 
     :param problems: each with the line it stands on, 1-based; 0 for the file as a whole.
@@ -58,7 +61,7 @@ def describe(file: str, line: int, problem: Problem) -> str:
     return f"{place}:{key} {problem.message}. Remedy: {problem.remedy}"
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Keys) -> str:
     """The path as ``places.paris.networks[2]``."""
     text = ""
     for key in path:
@@ -73,7 +76,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def unknown(path: Path, what: str, name: str, known: Iterable[str]) -> Problem:
+def unknown(path: Keys, what: str, name: str, known: Iterable[str]) -> Problem:
     """A name that nothing has."""
     return Problem(path, f"there is no {what} {name}", choose(known))
 

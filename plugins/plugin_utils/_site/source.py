@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -17,8 +17,7 @@ import yaml
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import BaseModel, ValidationError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import KINDS, Site
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path as Keys
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Problem, SiteError, shown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, SiteError, shown
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -62,6 +61,10 @@ class Source:
     def error(self, problems: Iterable[Problem]) -> SiteError:
         """The problems with their lines."""
         return _located(self.file, self.text, problems)
+
+    def lines(self, problems: Collection[Problem]) -> list[str]:
+        """The problems as lines for people. Finding their places takes as long as reading the file."""
+        return str(self.error(problems)).splitlines() if problems else []
 
 
 def read(file: Path) -> Source:

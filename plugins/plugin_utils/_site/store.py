@@ -76,20 +76,15 @@ class Store:
             if path.name not in used:
                 shutil.rmtree(path)
 
-    def switch(self, trees: Mapping[str, str], *, keep: Iterable[str]) -> list[str]:
-        """Give hosts their trees; take those away from hosts that are not in ``keep``, and trees that no host has.
-
-        :returns: the hosts that lost theirs.
-        """
+    def switch(self, trees: Mapping[str, str], *, keep: Iterable[str]) -> None:
+        """Give hosts their trees; take those away from hosts that are not in ``keep``, and trees that no host has."""
         for host, tree in trees.items():
             if self.current(host) != tree:
                 point(self.directory / host, self._trees / tree)
         kept = set(keep)
-        gone = [host for host in self.hosts() if host not in kept]
-        for host in gone:
+        for host in [host for host in self.hosts() if host not in kept]:
             (self.directory / host).unlink()
         self.discard()
-        return sorted(gone)
 
     def _place(self, content: Content, target: str) -> None:
         known = self._written.get(content.digest)

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, unknown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, unknown
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.confinement import dropin
 
 
 def confinement(plan: Plan) -> Iterator[Problem]:
+    """Unit, profile and zone are there, and no host has two drop-ins for one unit."""
     seen: dict[tuple[str, str], int] = {}
     for index, confined in enumerate(plan.site.confinement):
-        path: Path = ("confinement", index)
+        path: Keys = ("confinement", index)
         if not any(confined.unit in units for units in (*plan.units.values(), _confinement.known_units())):
             remedy = "correct it, or name it in products"
             yield Problem((*path, "unit"), f"no product has a unit {confined.unit}", remedy)

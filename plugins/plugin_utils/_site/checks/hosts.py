@@ -7,19 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Member, Plan, slices
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, choose, unknown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, choose, unknown
 
 
 def hosts(plan: Plan) -> Iterator[Problem]:
+    """Each host has a place, a product, a number of its own that fits, and gateways if it has tunnels."""
     numbers: dict[tuple[str, int], str] = {}
     with_tunnels = set(plan.tunnels_of)
     capacity = _capacity(plan)
     for name, member in plan.members.items():
-        path: Path = ("hosts", member.key)
+        path: Keys = ("hosts", member.key)
         host = member.host
         if host.place not in plan.site.places:
             yield unknown((*path, "place"), "place", host.place, plan.site.places)
@@ -55,7 +55,7 @@ def _capacity(plan: Plan) -> dict[str, int]:
 
 
 def _own_addresses(plan: Plan, name: str, member: Member, tunnel: str, values: Iterable[Address]) -> Iterator[Problem]:
-    path: Path = ("hosts", member.key, "addresses", tunnel)
+    path: Keys = ("hosts", member.key, "addresses", tunnel)
     if tunnel not in plan.site.tunnels:
         yield unknown(path, "tunnel", tunnel, plan.site.tunnels)
         return
@@ -75,7 +75,7 @@ def _own_addresses(plan: Plan, name: str, member: Member, tunnel: str, values: I
 def _interfaces(plan: Plan, name: str, member: Member) -> Iterator[Problem]:
     place = plan.site.places[member.host.place]
     for interface, part in member.host.interfaces.items():
-        path: Path = ("hosts", member.key, "interfaces", interface)
+        path: Keys = ("hosts", member.key, "interfaces", interface)
         if interface in plan.site.tunnels or interface == "lo":
             yield Problem(path, f"{interface!r} is the name of another interface", "choose another name")
         network = place.networks.get(part.network or interface)
@@ -112,7 +112,8 @@ def _interfaces(plan: Plan, name: str, member: Member) -> Iterator[Problem]:
 
 
 def double_addresses(plan: Plan) -> Iterator[Problem]:
-    seen: dict[Any, str] = {}
+    """No two have one address or one hardware address."""
+    seen: dict[Address, str] = {}
     macs: dict[str, str] = {}
     for place, part in plan.site.places.items():
         for address in part.gateways.addresses if part.gateways else []:
@@ -123,9 +124,9 @@ def double_addresses(plan: Plan) -> Iterator[Problem]:
     for name, member in plan.members.items():
         if member.host.place not in plan.site.places:
             continue
-        found: list[tuple[Path, Address]] = []
+        found: list[tuple[Keys, Address]] = []
         for interface, item in member.host.interfaces.items():
-            path: Path = ("hosts", member.key, "interfaces", interface)
+            path: Keys = ("hosts", member.key, "interfaces", interface)
             found += [((*path, "addresses"), address) for address in plan.outer(member, interface, item)]
             other = macs.setdefault(item.mac, name) if item.mac else name
             if other != name and not _one_range(plan, name, other):

@@ -6,16 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, Network
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, AddressPair, Network
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, unknown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, unknown
 
 
 def places(plan: Plan) -> Iterator[Problem]:
+    """Numbers of places are their own, and what stands in a network can be reached there."""
     numbers: dict[int, str] = {}
     for name, place in plan.site.places.items():
         other = numbers.setdefault(place.number, name)
@@ -24,11 +24,11 @@ def places(plan: Plan) -> Iterator[Problem]:
                 ("places", name, "number"), f"{place.number} is that of {other} too", "give each place its own"
             )
         for network, part in place.networks.items():
-            path: Path = ("places", name, "networks", network)
-            for key in ("routers", "dns"):
-                yield from _same_families(plan, part, getattr(part, key), (*path, key), inside=key == "routers")
+            path: Keys = ("places", name, "networks", network)
+            for index, router in enumerate(part.routers):
+                yield from _next_hop(part, router, (*path, "routers", index))
             for index, route in enumerate(part.routes):
-                yield from _same_families(plan, part, [route.via], (*path, "routes", index, "via"), inside=True)
+                yield from _next_hop(part, route.via, (*path, "routes", index, "via"))
                 if route.destination.version != route.via.version:
                     at = (*path, "routes", index, "destination")
                     yield Problem(
@@ -45,16 +45,12 @@ def places(plan: Plan) -> Iterator[Problem]:
                 yield Problem((*path, "tunnel"), f"{name} has no gateways that could lead into it", "add gateways")
 
 
-def _same_families(
-    plan: Plan, pool: Any, addresses: Iterable[Address], path: Path, *, inside: bool
-) -> Iterator[Problem]:
-    for index, address in enumerate(addresses):
-        network = pool.of(address.version)
-        where = (*path, index) if path[-1] != "via" else path
-        if network is None and inside:
-            yield Problem(where, f"{address}: the network has no IPv{address.version}", "add it, or take it away")
-        elif inside and address not in network:
-            yield Problem(where, f"{address} is outside {network}", "choose an address of the network")
+def _next_hop(pair: AddressPair, address: Address, path: Keys) -> Iterator[Problem]:
+    network = pair.of(address.version)
+    if network is None:
+        yield Problem(path, f"{address}: the network has no IPv{address.version}", "add it, or take it away")
+    elif address not in network:
+        yield Problem(path, f"{address} is outside {network}", "choose an address of the network")
 
 
 def ipv6(plan: Plan) -> Iterator[Problem]:
@@ -73,11 +69,11 @@ def ipv6(plan: Plan) -> Iterator[Problem]:
             yield Problem(path, f"{value} is IPv6, which this site refuses", remedy)
 
 
-def _addresses(plan: Plan) -> Iterator[tuple[Path, Address | Network]]:
+def _addresses(plan: Plan) -> Iterator[tuple[Keys, Address | Network]]:
     """Every address and network that the file names."""
     for place_name, place in plan.site.places.items():
         for name, network in place.networks.items():
-            path: Path = ("places", place_name, "networks", name)
+            path: Keys = ("places", place_name, "networks", name)
             yield from (((*path, f"ipv{part.version}"), part) for part in network.networks)
             for key in ("routers", "dns"):
                 yield from (((*path, key, index), value) for index, value in enumerate(getattr(network, key)))
@@ -103,7 +99,7 @@ def _addresses(plan: Plan) -> Iterator[tuple[Path, Address | Network]]:
 
 def overlaps(plan: Plan) -> Iterator[Problem]:
     """Networks and pools are apart, whoever they belong to: else a route or a selector means two things."""
-    named: list[tuple[Network, Path]] = []
+    named: list[tuple[Network, Keys]] = []
     for place, part in plan.site.places.items():
         for name, network in part.networks.items():
             for found in network.networks:
@@ -120,5 +116,5 @@ def overlaps(plan: Plan) -> Iterator[Problem]:
             yield Problem(after[1], f"{after[0]} overlaps {widest[0]} ({other})", "choose networks that are apart")
 
 
-def _last(item: tuple[Network, Path]) -> tuple[int, int]:
+def _last(item: tuple[Network, Keys]) -> tuple[int, int]:
     return item[0].version, int(item[0].broadcast_address)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import (
     HOST_RULESET,
@@ -17,10 +16,11 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import (
     Rule,
 )
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, choose, unknown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, choose, unknown
 
 
 def services(plan: Plan) -> Iterator[Problem]:
+    """Ranges of ports count up, and a product has the user."""
     for name, service in plan.site.services.items():
         for key in ("tcp", "udp"):
             for index, port in enumerate(getattr(service, key)):
@@ -39,12 +39,13 @@ def services(plan: Plan) -> Iterator[Problem]:
 
 
 def policy(plan: Plan) -> Iterator[Problem]:
-    seen: dict[Any, int] = {}
+    """Each rule names what there is, allows something, and stands there once."""
+    seen: dict[tuple[str, ...], int] = {}
     for index, rule in enumerate(plan.site.policy):
-        path: Path = ("policy", index)
-        unknown = list(_unknown_in_rule(plan, rule, path))
-        yield from unknown
-        if unknown:
+        path: Keys = ("policy", index)
+        problems = list(_unknown_in_rule(plan, rule, path))
+        yield from problems
+        if problems:
             continue
         for source in rule.sources:
             for destination in rule.destinations:
@@ -75,7 +76,7 @@ def users(plan: Plan) -> Iterator[Problem]:
                 yield Problem(("policy", index, "services", place), problem, remedy)
 
 
-def _unknown_in_rule(plan: Plan, rule: Rule, path: Path) -> Iterator[Problem]:
+def _unknown_in_rule(plan: Plan, rule: Rule, path: Keys) -> Iterator[Problem]:
     for key, values, known in (
         ("from", rule.sources, plan.site.zones),
         ("to", rule.destinations, plan.site.zones),
@@ -134,16 +135,17 @@ def outer_addresses(plan: Plan, name: str) -> list[Address]:
 
 
 def raw(plan: Plan) -> Iterator[Problem]:
-    for index, raw in enumerate(plan.site.raw):
-        path: Path = ("raw", index)
-        if raw.zone not in plan.site.zones:
-            yield unknown((*path, "zone"), "zone", raw.zone, plan.site.zones)
-        elif raw.zone in plan.zones and not plan.zones[raw.zone].hosts:
+    """Each raw rule has hosts and a ruleset to go into, and does not end the chain that it stands in."""
+    for index, rule in enumerate(plan.site.raw):
+        path: Keys = ("raw", index)
+        if rule.zone not in plan.site.zones:
+            yield unknown((*path, "zone"), "zone", rule.zone, plan.site.zones)
+        elif rule.zone in plan.zones and not plan.zones[rule.zone].hosts:
             remedy = "add hosts to the zone, or take the rule away"
-            yield Problem((*path, "zone"), f"zone {raw.zone} has no host", remedy, follows=True)
-        if raw.ruleset != HOST_RULESET and raw.ruleset not in plan.site.tunnels:
+            yield Problem((*path, "zone"), f"zone {rule.zone} has no host", remedy, follows=True)
+        if rule.ruleset != HOST_RULESET and rule.ruleset not in plan.site.tunnels:
             yield Problem(
-                (*path, "ruleset"), f"there is no tunnel {raw.ruleset}", choose([HOST_RULESET, *plan.site.tunnels])
+                (*path, "ruleset"), f"there is no tunnel {rule.ruleset}", choose([HOST_RULESET, *plan.site.tunnels])
             )
-        if set(raw.rule) & set("{}") and raw.rule.count("{") != raw.rule.count("}"):
+        if set(rule.rule) & set("{}") and rule.rule.count("{") != rule.rule.count("}"):
             yield Problem((*path, "rule"), "braces do not match", "write one whole statement")

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Service
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, unknown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, unknown
+
+# What role admin_access lets sshd accept.
+_KEY_TYPES = ("ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "sk-ecdsa-sha2-nistp256@openssh.com")
 
 
 def servers(plan: Plan) -> Iterator[Problem]:
@@ -65,10 +68,11 @@ def _covers(service: Service, port: int) -> bool:
 
 
 def access(plan: Plan) -> Iterator[Problem]:
+    """The sshd of each role is there, and somebody can log in."""
     if plan.site.access is None:
         return
     for role, part in (("admin", plan.site.access.admin), ("audit", plan.site.access.audit)):
-        path: Path = ("access", role)
+        path: Keys = ("access", role)
         unit = f"sshd@{role}.service"
         if part.via not in plan.site.tunnels:
             yield unknown((*path, "via"), "tunnel", part.via, plan.site.tunnels)
@@ -85,10 +89,7 @@ def access(plan: Plan) -> Iterator[Problem]:
                 yield from _public_key(text, (*path, key, index))
 
 
-_KEY_TYPES = ("ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "sk-ecdsa-sha2-nistp256@openssh.com")
-
-
-def _public_key(text: str, path: Path) -> Iterator[Problem]:
+def _public_key(text: str, path: Keys) -> Iterator[Problem]:
     if "PRIVATE KEY" in text:
         yield Problem(path, "is a private key", "take it out of the file, replace the key, and give its public half")
     elif text.split()[0] not in _KEY_TYPES or len(text.split()) < 2:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import HOST_RULESET, OUTER, Network
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, slices
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Path, Problem, choose, unknown
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import IPV6_SLICE, Plan, slices
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, choose, unknown
 
 _RESERVED = (OUTER, HOST_RULESET, "lo", "all", "default", "none")
 _GATEWAY = "gateway"
@@ -18,10 +18,11 @@ _MODERN = "modern"
 
 
 def tunnels(plan: Plan) -> Iterator[Problem]:
+    """Names, identifiers and members of tunnels are their own; pools have room; selectors stay inside."""
     if_ids: dict[int, str] = {}
     members: dict[str, str] = {}
     for name, tunnel in plan.site.tunnels.items():
-        path: Path = ("tunnels", name)
+        path: Keys = ("tunnels", name)
         if name in _RESERVED:
             yield Problem(path, f"{name!r} means something else in rules", "choose another name")
         other = if_ids.setdefault(tunnel.if_id, name)
@@ -58,8 +59,8 @@ def profiles(plan: Plan) -> Iterator[Problem]:
 def _pool(plan: Plan, name: str) -> Iterator[Problem]:
     tunnel = plan.site.tunnels[name]
     for pool in tunnel.pool.networks:
-        path: Path = ("tunnels", name, "pool", f"ipv{pool.version}")
-        prefix = tunnel.pool.place_prefix if pool.version == 4 else 64
+        path: Keys = ("tunnels", name, "pool", f"ipv{pool.version}")
+        prefix = tunnel.pool.place_prefix if pool.version == 4 else IPV6_SLICE
         if pool.prefixlen > prefix:
             yield Problem(path, f"{pool} is smaller than the /{prefix} of one place", "choose a larger network")
             continue
@@ -91,11 +92,12 @@ def _within(part: Network, whole: Network) -> bool:
 
 
 def gateways(plan: Plan) -> Iterator[Problem]:
+    """Gateways are hosts of their place that peers can reach, and a pair can tell its own addresses from the shared."""
     seen: dict[str, str] = {}
     for name, place in plan.site.places.items():
         if place.gateways is None:
             continue
-        path: Path = ("places", name, "gateways")
+        path: Keys = ("places", name, "gateways")
         network = place.networks.get(place.gateways.network)
         if network is None:
             problem = f"{name} has no network {place.gateways.network}"

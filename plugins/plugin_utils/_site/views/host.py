@@ -148,7 +148,7 @@ class Views:
         """Interfaces of a gateway that lead into a tunnel."""
         plan, member = self._plan, self._plan.members[name]
         if name not in plan.gateways:
-            return self._shared.get(("no links",), list)  # type: ignore[no-any-return]
+            return self._shared.get(("no links",), list)
         found = []
         for interface, part in member.host.interfaces.items():
             network = plan.network_of(member, interface, part)
@@ -240,9 +240,7 @@ class Views:
 
     def _confined(self, name: str) -> list[dict[str, Any]]:
         indexes = self._confinement.of(name)
-        return self._shared.get(  # type: ignore[no-any-return]
-            ("confinement", indexes), lambda: self._confinement.dropins(indexes)
-        )
+        return self._shared.get(("confinement", indexes), lambda: self._confinement.dropins(indexes))
 
     def _instance(self, role: str, part: RoleAccess) -> dict[str, Any]:
         """An sshd. It listens on all addresses of its namespace, which are those of the tunnel and no others."""

@@ -72,14 +72,9 @@ class Ipsec:
             "remote_identity": plan.gateway_identity(place),
             "authorities": self._authorities,
             "children": [
-                {
-                    "name": tunnel,
-                    "if_id": plan.site.tunnels[tunnel].if_id,
-                    "local": _single(plan.inner(name, tunnel)),
-                    "remote": self._selectors[tunnel],
-                    "start": self._start(name, tunnel),
-                    "priority": _COMPUTED,
-                }
+                self._child(
+                    tunnel, _single(plan.inner(name, tunnel)), self._selectors[tunnel], self._start(name, tunnel)
+                )
                 for tunnel in plan.tunnels_of[name]
             ],
         }
@@ -97,14 +92,7 @@ class Ipsec:
                 "remote_identity": plan.fqdn(name),
                 "authorities": self._authorities,
                 "children": [
-                    {
-                        "name": tunnel,
-                        "if_id": plan.site.tunnels[tunnel].if_id,
-                        "local": self._selectors[tunnel],
-                        "remote": _single(plan.inner(name, tunnel)),
-                        "start": _NONE,
-                        "priority": _COMPUTED,
-                    }
+                    self._child(tunnel, self._selectors[tunnel], _single(plan.inner(name, tunnel)), _NONE)
                     for tunnel in plan.tunnels_of[name]
                 ],
             }
@@ -153,15 +141,8 @@ class Ipsec:
                 "remote_identity": plan.gateway_identity(other),
                 "authorities": self._authorities,
                 "children": [
-                    {
-                        "name": tunnel,
-                        "if_id": part.if_id,
-                        "local": self._reach(place)[tunnel],
-                        "remote": self._reach(other)[tunnel],
-                        "start": _TRAP,
-                        "priority": _COMPUTED,
-                    }
-                    for tunnel, part in plan.site.tunnels.items()
+                    self._child(tunnel, self._behind[place][tunnel], self._behind[other][tunnel], _TRAP)
+                    for tunnel in plan.site.tunnels
                 ],
             }
             for other in others
@@ -187,13 +168,15 @@ class Ipsec:
             "authorities": self._authorities,
             "children": [
                 {
+                    **self._child(
+                        tunnel,
+                        *_ends(_single(plan.inner(end, tunnel)), self._selectors[tunnel], swapped=end != name),
+                        _START,
+                        _BEHIND + order,
+                    ),
                     "name": f"{tunnel}@{end}",
-                    "if_id": part.if_id,
-                    **_ends(_single(plan.inner(end, tunnel)), self._selectors[tunnel], swapped=end != name),
-                    "start": _START,
-                    "priority": _BEHIND + order,
                 }
-                for tunnel, part in plan.site.tunnels.items()
+                for tunnel in plan.site.tunnels
                 for order, end in enumerate(both)
             ],
         }
@@ -227,14 +210,13 @@ class Ipsec:
             "remote_identity": remote_identity,
             "authorities": self._authorities,
             "children": [
-                {
-                    "name": tunnel,
-                    "if_id": part.if_id,
-                    **_ends(_single(plan.inner(name, tunnel)), self._reach(place)[tunnel], swapped=visited),
-                    "start": _NONE if visited else self._start(name, tunnel),
-                    "priority": _BEFORE + self._paired[name],
-                }
-                for tunnel, part in plan.site.tunnels.items()
+                self._child(
+                    tunnel,
+                    *_ends(_single(plan.inner(name, tunnel)), self._behind[place][tunnel], swapped=visited),
+                    _NONE if visited else self._start(name, tunnel),
+                    _BEFORE + self._paired[name],
+                )
+                for tunnel in plan.site.tunnels
             ],
         }
 
@@ -248,11 +230,20 @@ class Ipsec:
     def _with_gateways(self) -> list[str]:
         return [place for place, part in self._plan.site.places.items() if part.gateways is not None]
 
-    def _reach(self, place: str) -> dict[str, list[str]]:
-        return self._slices[place]
+    def _child(
+        self, tunnel: str, local: list[str], remote: list[str], start: str, priority: int = _COMPUTED
+    ) -> dict[str, Any]:
+        return {
+            "name": tunnel,
+            "if_id": self._plan.site.tunnels[tunnel].if_id,
+            "local": local,
+            "remote": remote,
+            "start": start,
+            "priority": priority,
+        }
 
     @cached_property
-    def _slices(self) -> dict[str, dict[str, list[str]]]:
+    def _behind(self) -> dict[str, dict[str, list[str]]]:
         """What lies behind the gateways of each place, by tunnel."""
         plan = self._plan
         return {
@@ -274,8 +265,8 @@ class Ipsec:
         }
 
 
-def _ends(one: list[str], other: list[str], *, swapped: bool) -> dict[str, list[str]]:
-    return {"local": other, "remote": one} if swapped else {"local": one, "remote": other}
+def _ends(one: list[str], other: list[str], *, swapped: bool) -> tuple[list[str], list[str]]:
+    return (other, one) if swapped else (one, other)
 
 
 def _texts(networks: list[Network]) -> list[str]:

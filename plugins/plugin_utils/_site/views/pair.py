@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, single
 
 # The first of the file is preferred. Both leave room for an admin's own, below and above.
 _PRIORITIES = (150, 100)
@@ -31,7 +31,7 @@ def instances(plan: Plan, name: str) -> list[dict[str, Any]]:
             "priority": _PRIORITIES[0 if plan.preferred(name) else 1],
             "source": str(_own(plan, name, address.version)),
             "peer": str(_own(plan, other, address.version)),
-            "address": f"{address}/{address.max_prefixlen}",
+            "address": single(address),
         }
         for address in plan.gateway_addresses(place)
     ]

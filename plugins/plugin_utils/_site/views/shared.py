@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class SharedDict(dict[str, Any]):
@@ -24,11 +26,12 @@ class Shared:
     def __init__(self) -> None:
         self._known: dict[Hashable, Any] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value at a key, made by ``make`` the first time; lists and mappings become shared ones."""
         if key not in self._known:
             self._known[key] = _shared(make())
-        return self._known[key]
+        value: T = self._known[key]
+        return value
 
 
 def _shared(value: Any) -> Any:

@@ -9,6 +9,9 @@ import ipaddress
 import itertools
 from typing import Any
 
+import pytest
+
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import Views
 
 from .conftest import Load, edited
@@ -261,3 +264,10 @@ def test_connection_of_a_pair_opens_nothing_outside(load_site: Load) -> None:
 
 def singles(addresses: list[Any]) -> list[str]:
     return [f"{address}/{address.max_prefixlen}" for address in addresses]
+
+
+def test_a_run_treats_the_hosts_of_one_site(load_site: Load) -> None:
+    loaded = load_site(edited({"site": "small-one"}, []))
+    assert loaded.hosts(["south-laptop", "north-gw1"]) == ["north-gw1", "south-laptop"]
+    with pytest.raises(FleetError, match=r"small\.site\.yml: elsewhere is no host of .*\nRemedy: .*site_small_one$"):
+        loaded.hosts(["north-gw1", "elsewhere"])

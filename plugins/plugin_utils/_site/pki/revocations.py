@@ -12,7 +12,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site import pki
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files
 
 try:
     from cryptography import x509
@@ -24,29 +24,32 @@ except ImportError:  # certificates.CRYPTOGRAPHY_ERROR says so
 
 def renewed(authority: x509.Certificate, directory: Path, name: str) -> tuple[list[int], list[int]]:
     """Serial numbers that the list of an authority has, and those that it has to have."""
-    current = pki.read_list(pki.list_path(directory, name), authority)
+    current = files.read_list(files.list_path(directory, name), authority)
     before = sorted(entry.serial_number for entry in current or ())
-    added = (pki.read_certificate(path).serial_number for path in pki.unlisted(directory, authority, current))
+    added = (files.read_certificate(path).serial_number for path in files.unlisted(directory, authority, current))
     return before, sorted({*before, *added})
 
 
 def signed(
     authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, directory: Path, name: str, *, days: int
 ) -> bytes:
-    """A new list, which names all that the last one named and all that lies in ``revoked``."""
-    current = pki.read_list(pki.list_path(directory, name), authority)
+    """A new list (PEM), which names all that the last one named, and of what lies in ``revoked`` what is its own.
+
+    :param days: how long it counts from now on.
+    """
+    current = files.read_list(files.list_path(directory, name), authority)
     now = datetime.now(UTC).replace(microsecond=0)
     # Clocks of hosts differ a little from this one.
     builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject)
     builder = builder.last_update(now - timedelta(minutes=5)).next_update(now + timedelta(days=days))
     builder = builder.add_extension(x509.CRLNumber(_number(current, now)), critical=False)
     identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    known = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-    builder = builder.add_extension(known, critical=False)
+    signer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+    builder = builder.add_extension(signer, critical=False)
     for entry in current or ():
         builder = builder.add_revoked_certificate(entry)
-    for path in pki.unlisted(directory, authority, current):
-        added = x509.RevokedCertificateBuilder().serial_number(pki.read_certificate(path).serial_number)
+    for path in files.unlisted(directory, authority, current):
+        added = x509.RevokedCertificateBuilder().serial_number(files.read_certificate(path).serial_number)
         builder = builder.add_revoked_certificate(added.revocation_date(now).build())
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 

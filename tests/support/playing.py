@@ -1,0 +1,27 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Playbooks, run by the Ansible that runs the tests, with the collection of this checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _errors
+
+COLLECTIONS = Path(_errors.__file__).parents[5]
+
+
+def ansible_playbook(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ansible-playbook in a directory; variables of the environment come on top of those of the tests."""
+    return subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", *words],
+        cwd=directory,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "LC_ALL": "C.UTF-8", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
