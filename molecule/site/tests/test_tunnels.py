@@ -41,6 +41,14 @@ def test_states_are_tunnels_with_esn_and_replay_window(sas: Any) -> None:
     } == {True}
 
 
+def test_missing_tunnel_is_begun(ask: Any, eventually: Any) -> None:
+    """The daemon itself does nothing about it, as after a gateway that refused it for a while."""
+    ask("collector", "swanctl --terminate --ike collector --child admin")
+    assert "admin: #" not in ask("collector", "swanctl --list-sas")
+    eventually(lambda: "admin: #" in ask("collector", "swanctl --list-sas"), "begun again", 180)
+    assert ask("collector", "systemctl --failed --no-legend") == ""
+
+
 def test_namespace_of_a_tunnel_holds_no_keys(ask: Any, inside: Any) -> None:
     """D13."""
     assert ask("client", "ip xfrm state") != ""
