@@ -24,7 +24,8 @@ REBOOT = 300  # seconds that an emulated machine may take
 # Seconds, as in role strongswan.
 DAY, REAUTHENTICATION, IKE, CHILD = 86400, 43200, 14400, 3600
 SPREAD = {IKE: 1440, CHILD: 600}
-FAST, PATIENCE = 450, 25
+FAST = 450
+PATIENCE = {"life": 25, "over": 90}
 QUICKENED = (
     "/etc/strongswan.conf",
     "/etc/swanctl/conf.d/00-profiles.conf",
@@ -62,8 +63,8 @@ def fast(ask: Any) -> Iterator[None]:
     for name in ("gateway", "collector", "client"):
         for place in QUICKENED:
             text = re.sub(r"(\w+)_time = (\d+)s", _shorter, ask(name, f"cat {place}"))
-            # Old keys are kept for five seconds, and nobody authenticates anew meanwhile.
-            text = text.replace("charon-systemd {", "charon-systemd {\ndelete_rekeyed_delay = 0", 1)
+            # Old keys are kept for five seconds, and nobody authenticates anew meanwhile. Zero would be for ever.
+            text = text.replace("charon-systemd {", "charon-systemd {\ndelete_rekeyed_delay = 1", 1)
             coded = base64.b64encode(text.encode()).decode()
             copy = f"/run/fast{place.replace('/', '-')}"
             ask(name, f"sh -c 'echo {coded} | base64 --decode > {copy}'")
@@ -79,7 +80,7 @@ def fast(ask: Any) -> Iterator[None]:
 def _shorter(found: re.Match[str]) -> str:
     # Who is told to wait waits for about ten seconds, however short the lifetimes are. By default the moment is chosen
     # at random within the time that is left in the end, which does not become longer here.
-    patience = PATIENCE if found[1] in ("life", "over") else 0
+    patience = PATIENCE.get(found[1], 0)
     spread = f"\nrand_time = {SPREAD[int(found[2])] // FAST}s" if found[1] == "rekey" else ""
     return f"{found[1]}_time = {int(found[2]) // FAST + patience}s{spread}"
 
