@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _diff(
     output: store.Store, before: Mapping[str, str | None], after: Mapping[str, str], changed: Iterable[str]
 ) -> list[dict[str, str]]:
-    """What changes, the same change on many hosts shown once."""
+    """What changes, the same change on many hosts shown once, and first what changes on most of them."""
     found: dict[tuple[str, str], list[str]] = {}
     seen: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
     for name in changed:
@@ -126,7 +126,7 @@ def _diff(
         for change in seen[pair]:
             found.setdefault(change, []).append(name)
     shown = []
-    for (path, text), names in sorted(found.items())[:_DIFFS]:
+    for (path, text), names in sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_DIFFS]:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         shown.append({"prepared": f"{names[0]}{more}: /{path}\n{text}"})
     if len(found) > _DIFFS:

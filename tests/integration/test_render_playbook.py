@@ -96,7 +96,7 @@ def state(trees: Path) -> dict[str, str]:
 def test_check_do_check_do(render: Callable[..., str], trees: Path) -> None:
     foreseen = render("--check", "--diff")
     assert "40 hosts: 40 change" in foreseen
-    assert "/etc/nftables.d/host.nft" in foreseen
+    assert "paris-gw1 and 39 more: /etc/vauban/tunnels/audit.release" in foreseen
     assert not trees.exists() or state(trees) == {}
     assert "40 hosts: 40 changed" in render()
     before = state(trees)
