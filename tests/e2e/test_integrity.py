@@ -29,7 +29,8 @@ def test_is_an_error_and_never_wrong_data(
         machine.power_off(180)
     disk = spec.disks[0].path
     written = longest_change(instrumented_release / "machine" / installed.DISK, disk, volumes(disk)["state"])
-    assert written.size >= SIZE // 2, "the file was not found on the disk"
+    # It may lie in several pieces. That it is the file, and nothing else, shows when the file is read.
+    assert written.size >= SIZE // 4, "the file was not found on the disk"
     flip(disk, written.offset + written.size // 2)
     with boot(replace(spec, restore=None)) as machine:
         reach(machine, PROMPT)
