@@ -38,6 +38,8 @@ table inet probe {
   }
 }
 """
+# What speaks without being asked. A message would start rsyslog again through its socket.
+SPEAKERS = "syslog.socket rsyslog.service chrony.service"
 Ask = Callable[..., Any]
 Packet = tuple[str, str, str, int]  # source, destination, protocol, port
 

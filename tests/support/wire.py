@@ -15,6 +15,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from scapy.layers.inet import UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
@@ -22,6 +23,12 @@ from scapy.packet import Packet
 MAC = "52:54:00:ee:00:99"
 IPV4, IPV6 = "192.0.2.99", "2001:db8:1::99"
 _BUFFER = 16 << 20
+
+
+def is_esp(frame: Packet) -> bool:
+    """Whether it carries ESP in UDP (RFC 3948): what begins with four zeros is IKE, a single byte keeps a NAT open."""
+    payload = bytes(frame[UDP].payload) if UDP in frame and frame[UDP].dport == 4500 else b""
+    return len(payload) > 1 and payload[:4] != bytes(4)
 
 
 class Wire:

@@ -11,17 +11,13 @@ from itertools import permutations, product
 from typing import Any
 
 import pytest
-from site_fixtures import Packet
+from site_fixtures import SPEAKERS, Packet
 from three import HOSTS, TUNNELS
 
 PROBES = list(product(("tcp", "udp"), (22, 123, 443, 2514, 4460, 8010, 8011)))
 # Where the policy binds services to users, each of them; elsewhere one that is bound to none.
 RUNS = [("logs_time", user) for user in ("_rsyslog", "_chrony", "daemon")]
 RUNS += [(tunnel, "daemon") for tunnel in ("admin", "audit", "high")]
-
-
-# A message would start rsyslog again through its socket.
-SPEAKERS = "syslog.socket rsyslog.service chrony.service"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 import pytest
-from scapy.layers.inet import UDP
 from three import HOSTS, TUNNELS
+from wire import is_esp
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +79,7 @@ def test_replayed_packet_is_counted_and_not_delivered(ask: Any, inside: Any, sas
     mark = wire.mark()
     inside("client", "high", command)
     before, counted = delivered(), replays()
-    frames = [frame for frame in wire.since(mark) if _esp(frame) and frame.dst == "52:54:00:aa:00:20"]
+    frames = [frame for frame in wire.since(mark) if is_esp(frame) and frame.dst == "52:54:00:aa:00:20"]
     assert frames
     for frame in frames:
         for _again in range(5):
@@ -115,8 +115,3 @@ def test_service_runs_in_the_namespace_of_its_tunnel(ask: Any) -> None:
     ):
         pid = ask("client", f"systemctl show --property=MainPID --value {unit}.service")
         assert ask("client", f"ip netns identify {pid}") == tunnel
-
-
-def _esp(frame: Any) -> bool:
-    """RFC 3948: what does not begin with four zeros is ESP."""
-    return UDP in frame and frame[UDP].dport == 4500 and bytes(frame[UDP].payload)[:4] != bytes(4)
