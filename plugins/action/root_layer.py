@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +28,11 @@ _PLACES = {
     *("product_keys_path", "product_lock_file", "product_mirrors", "product_package_set_dirs", "product_scratch"),
     "product_sdk",
 }
+# Settings of what is made from the finished tree. They reach it only if a role or another variable names them.
+_OF_IMAGES = {
+    *("product_author", "product_disk_size", "product_hardening_arguments", "product_installation"),
+    *("product_kernel_arguments", "product_root_format", "product_tpm_pcrs"),
+}
 RECORD = "record.jsonl"
 
 
@@ -43,7 +48,7 @@ class ActionModule(StepAction):
     }
 
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
-        """The tree below, every variable of the host, and the files of every role that takes part."""
+        """The tree below, the host's variables, and the files of every role that takes part."""
         variables = self.task_vars["hostvars"].raw_get(self.task_vars["inventory_hostname"])
         chosen = {name: value for name, value in variables.items() if not name.startswith(_FOREIGN)}
         chosen = {name: value for name, value in chosen.items() if name not in _PLACES}
@@ -52,6 +57,9 @@ class ActionModule(StepAction):
         for entry in _record(layer):
             if entry.get("role") and entry["role"] not in roles:
                 roles[entry["role"]] = self._path_of_recorded(entry)
+        # Role product, which runs this, has those settings for the images it makes later.
+        configuring = [path for name, path in roles.items() if name != self._task._role.get_name()]
+        chosen = _without_unnamed(chosen, _OF_IMAGES, configuring)
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
             "roles": _digest.of_data({name: _digest.of_tree(path) for name, path in roles.items() if path.is_dir()}),
@@ -104,6 +112,15 @@ class ActionModule(StepAction):
             "content": _digest.of_data(content, files),
             "inventory": _digest.of_data(configuration),
         }
+
+
+def _without_unnamed(variables: dict[str, Any], names: Set[str], roles: Iterable[Path]) -> dict[str, Any]:
+    """The variables without those of ``names`` that neither a file of a role nor the value of another names."""
+    texts = [path.read_bytes() for role in roles for path in role.rglob("*") if path.is_file()]
+    rest = {name: value for name, value in variables.items() if name not in names}
+    text = b"\n".join([*texts, json.dumps(rest, default=str).encode()])
+    named = {name for name in names & variables.keys() if name.encode() in text}
+    return _without_unnamed(variables, names - named, roles) if named else rest
 
 
 def _record(layer: Path) -> list[dict[str, Any]]:

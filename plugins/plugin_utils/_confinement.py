@@ -190,6 +190,7 @@ class Dropin:
             "lines": list(self.lines),
             "threshold": self.threshold,
             "check": exposure_check(self.name, self.threshold),
+            "judged": f"{_tenths(self.threshold)} {_instance(self.name)}",
         }
 
 
@@ -241,10 +242,19 @@ def known_units() -> frozenset[str]:
 
 
 def exposure_check(unit: str, threshold: float, *options: str) -> list[str]:
-    """The command that fails if a unit is more exposed than this. Any instance stands for all of a template."""
-    name = unit.replace("@.", "@instance.")
-    # systemd-analyze counts in tenths.
-    return ["systemd-analyze", "security", "--offline=true", f"--threshold={round(threshold * 10)}", *options, name]
+    """The command that fails if a unit is more exposed than this."""
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={_tenths(threshold)}"]
+    return [*command, *options, _instance(unit)]
+
+
+def _tenths(threshold: float) -> int:
+    """As systemd-analyze(1) counts."""
+    return round(threshold * 10)
+
+
+def _instance(unit: str) -> str:
+    """Any instance stands for all of a template."""
+    return unit.replace("@.", "@instance.")
 
 
 def _dropin(name: str, profile: str, difference: Difference, places: tuple[Path, ...], where: str) -> Dropin:

@@ -133,6 +133,21 @@ def test_own_hardware_profile_adds_module_and_kernel_argument(tree: Path, built:
     assert "usbcore.autosuspend=-1" in command_line.split()
 
 
+def test_roles_run_anew_only_if_they_name_the_kernel_arguments(project: Project, built: Built) -> None:
+    def would_be_made(**variables: object) -> list[str]:
+        done = project.play("build", "--skip-tags", "disk_image", "--check", "-e", json.dumps(variables))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [line for line in done.stdout.splitlines() if "would be made" in line]
+
+    arguments = {"product_kernel_arguments": ["quiet"]}
+    made = would_be_made(**arguments)
+    assert [line for line in made if " Join and sign " in line]
+    assert not [line for line in made if " Open the layer " in line], made
+    named = would_be_made(**arguments, kiosk_greeting="{{ product_kernel_arguments | first }}")
+    (opened,) = [line for line in named if " Open the layer " in line]
+    assert opened.endswith("changed: variable kiosk_greeting, variable product_kernel_arguments")
+
+
 def test_changed_role_makes_the_image_anew_and_nothing_below_it(project: Project, built: Built) -> None:
     task = project.directory / "roles/kiosk/tasks/main.yml"
     task.write_text(task.read_text().replace("{{ kiosk_greeting }}", "{{ kiosk_greeting }}!"))
