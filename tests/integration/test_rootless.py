@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 from builds import Built, Place, User
 
@@ -25,6 +26,31 @@ REMOVE = (
     "from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import remove_tree\n"
     "remove_tree(Path(sys.argv[1]))\n"
 )
+# A kernel that finds no root file system waits for ever.
+MACHINE = """
+- hosts: localhost
+  gather_facts: false
+  vars:
+    machine:
+      name: guest
+      directory: "{{ place }}/guest"
+      sdk: "{{ sdk }}"
+      memory: 256M
+      kernel: "{{ kernel }}"
+      command_line: console=ttyS0 panic=0 no_timer_check
+      tpm: true
+      disks: [{size: 16M}]
+      networks: [{kind: user, forwards: [{guest: 22}]}]
+      wait_for: marker
+      marker: Linux version
+      snapshot: booted
+  tasks:
+    - vauban.fleet.qemu_vm: "{{ machine | combine({'state': item}) }}"
+      loop: [started, started, saved, restored, absent, absent]
+      register: done
+    - ansible.builtin.debug:
+        msg: "changed={{ done.results | map(attribute='changed') | join(',') }}"
+"""
 
 
 def test_user_without_subordinate_ids_is_told_what_to_type(user: User, user_place: Place) -> None:
@@ -73,3 +99,23 @@ def test_directories_that_only_users_of_the_image_may_enter(rootless: Built, use
     )
     assert removed.returncode == 0, removed.stderr
     assert not layer.exists()
+
+
+def test_virtual_machine_of_an_ordinary_user(rootless: Built, user: User, user_place: Place) -> None:
+    """It starts, is saved, goes on, and leaves nothing behind."""
+    (kernel,) = user_place.build.glob("*/work/*/vmlinuz")
+    playbook = user_place.root / "machine.yml"
+    playbook.write_text(MACHINE)
+    paths = {"place": user_place.root, "sdk": user_place.build / "sdk/current", "kernel": kernel}
+    extra = json.dumps({name: str(path) for name, path in paths.items()})
+    played = user_place.run(user_place.python, "-m", "ansible", "playbook", "-e", extra, str(playbook))
+    assert played.returncode == 0, played.stdout + played.stderr
+    assert "changed=True,False,True,True,True,False" in played.stdout
+    assert not (user_place.root / "guest").exists()
+    assert [line for line in _processes(user) if not line.startswith("Z")] == []
+
+
+def _processes(user: User) -> list[str]:
+    """State and command line of each; what init has not reaped yet has the state Z."""
+    listed = ["ps", "--user", user.name, "--format", "stat=,args="]
+    return subprocess.run(listed, capture_output=True, text=True, check=False).stdout.splitlines()
