@@ -28,9 +28,11 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind,
 CODENAME = "trixie"
 ROOT_IMAGE = "root.raw"
 SIZE = "2G"
-# Beside what is essential: an init, a kernel, and what Ansible needs to configure it.
+# Beside what is essential: an init, a kernel, what Ansible needs to configure it, and what roles configure.
 PACKAGES = (
-    "dbus", "iproute2", "linux-image-cloud-amd64", "nftables", "openssh-server", "python3", "systemd-sysv", "udev",
+    "dbus", "iproute2", "linux-image-cloud-amd64", "openssh-server", "python3", "systemd-sysv", "udev",
+    "charon-systemd", "chrony", "keepalived", "libstrongswan-standard-plugins", "nftables", "rsyslog", "rsyslog-relp",
+    "strongswan-swanctl",
 )  # fmt: skip
 FILES = {
     "etc/fstab": "/dev/vda / ext4 rw,discard 0 1\n",
