@@ -15,7 +15,13 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 
 from .conftest import SDK, play_roles
 
-OF_OTHER_ROLES = {"keepalived.service", "modules-lock.service", "strongswan.service"}
+OF_OTHER_ROLES = {
+    "boot-dhcp.service",
+    "keepalived.service",
+    "modules-lock.service",
+    "nginx.service",
+    "strongswan.service",
+}
 LIMITS = {name: limit for name, limit in _confinement.limits().items() if name not in OF_OTHER_ROLES}
 
 

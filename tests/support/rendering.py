@@ -19,7 +19,7 @@ ROLES = Path(_errors.__file__).parents[2] / "roles"
 
 def render(role: str, **variables: Any) -> dict[str, str]:
     """Contents by path, without the leading slash. Defaults and constants of the role are there without being named."""
-    known = {**_read(ROLES / role / "defaults/main.yml"), **_read(ROLES / role / "vars/main.yml"), **variables}
+    known = {**defaults(role), **_read(ROLES / role / "vars/main.yml"), **variables}
     jinja = environment()
     rendered = {}
     for source in sources(ROLES / role / "templates/root"):
@@ -27,6 +27,11 @@ def render(role: str, **variables: Any) -> dict[str, str]:
         for place, item in source.instances(known.__getitem__):
             rendered[place] = jinja.from_string(text).render({**known, "item": item}) if source.template else text
     return rendered
+
+
+def defaults(role: str) -> dict[str, Any]:
+    """The variables of a role that nobody gave a value."""
+    return _read(ROLES / role / "defaults/main.yml")
 
 
 def lay_down(role: str, directory: Path, **variables: Any) -> None:

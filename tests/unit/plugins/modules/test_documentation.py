@@ -20,8 +20,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils import _errors
 
 COLLECTION = Path(_errors.__file__).parents[2]
 PACKAGE = "ansible_collections.vauban.fleet.plugins.action"
-# Its action hands all options to a module of that name, which has the specification.
-MODULES = {"config_tree"}
+# Their actions hand all options to modules of these names, which have the specifications.
+MODULES = {"config_tree", "release_store"}
 ACTIONS = sorted({path.stem for path in (COLLECTION / "plugins/action").glob("*.py")} - MODULES)
 BUILD_GROUP = yaml.safe_load((COLLECTION / "meta/runtime.yml").read_text())["action_groups"]["build"]
 
