@@ -35,7 +35,7 @@ SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current")).resolve()
 # otherwise have two machines at once; the longest first. Every other file is a group of its own.
 _TOGETHER = {
     "builds": {"test_derived", "test_offline_build", "test_reproducible", "test_rootless"},
-    "machines": {"test_measurement", "test_qemu_vm", "test_vm"},
+    "machines": {"test_measurement", "test_qemu_vm", "test_tpm_device", "test_vm"},
     "image": {"test_admin_access", "test_confinement", "test_logging", "test_services", "test_time_sync"},
 }
 

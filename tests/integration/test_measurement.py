@@ -11,9 +11,13 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -23,7 +27,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.uki import UkiR
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import firmware
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, UefiBoot
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import free_port
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, UefiBoot, UserNic
 
 SDK = Path(os.environ.get("FLEET_SDK", Path(__file__).parents[2] / "build/sdk/current"))
 OWNER = "5f9c1a3e-7d0b-4d54-9d0e-2b8f5f0c6a11"
@@ -101,13 +106,8 @@ def kernel() -> bytes:
     return headers.ljust(0x200, b"\0") + section
 
 
-def registers_after_boot(sandbox: Sandbox, boot: Boot, directory: Path, files: Mapping[str, Path]) -> set[str]:
-    """Start a machine from an EFI system partition with ``files``; return values of its TPM's SHA-256 registers.
-
-    They come from the machine's saved state, where libtpms puts algorithm (TPM_ALG_SHA256) and size before each value:
-    nothing else can reach a TPM that a guest uses. Memory that looks the same may add values that are none.
-    """
-    disk = directory / "disk.img"
+def write_disk(sandbox: Sandbox, disk: Path, files: Mapping[str, Path]) -> None:
+    """An EFI system partition with these files, without a partition table."""
     with disk.open("wb") as stream:
         stream.truncate(16 << 20)
     binds = [Bind(disk, "/run/disk", writable=True)]
@@ -116,9 +116,38 @@ def registers_after_boot(sandbox: Sandbox, boot: Boot, directory: Path, files: M
         binds.append(Bind(source, f"/run/file{number}"))
         script.append(f"mcopy -i /run/disk /run/file{number} ::{name}")
     sandbox.run(["sh", "-euc", "\n".join(script)], binds=binds)
-    firmware.create_vars(sandbox, directory / "vars.fd", keys=boot.keys)
-    uefi = UefiBoot(directory / "vars.fd")
-    spec = MachineSpec("measured", directory, uefi, memory=256, disks=(Disk(disk),), tpm=True)
+
+
+@contextmanager
+def web_server(directory: Path) -> Iterator[str]:
+    """Serve a directory to virtual machines; yields the address that they reach it at (QEMU, "Network emulation")."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://10.0.2.2:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def registers_after_boot(
+    sandbox: Sandbox, boot: Boot, directory: Path, *, disk: Path | None = None, uri: str | None = None
+) -> set[str]:
+    """Start a machine from a disk or from the network; return values of its TPM's SHA-256 registers.
+
+    They come from the machine's saved state, where libtpms puts algorithm (TPM_ALG_SHA256) and size before each value:
+    nothing else can reach a TPM that a guest uses. Memory that looks the same may add values that are none.
+    """
+    firmware.create_vars(sandbox, directory / "vars.fd", keys=boot.keys, boot_uri=uri)
+    spec = MachineSpec("measured", directory, UefiBoot(directory / "vars.fd"), memory=256, tpm=True)
+    if disk is not None:
+        spec = replace(spec, disks=(Disk(disk),))
+    if uri is not None:
+        port = free_port()
+        assert port is not None
+        spec = replace(spec, nics=(UserNic({port: 9}, restrict=False),))
     with Machine(spec, sandbox) as machine:
         machine.serial.wait_for(MARKER, timeout=BOOT_TIMEOUT)
         machine.save(directory / "state")
@@ -128,7 +157,8 @@ def registers_after_boot(sandbox: Sandbox, boot: Boot, directory: Path, files: M
 
 def test_boot_loader_starts_uki(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> None:
     files = {"EFI/BOOT/BOOTX64.EFI": boot.loader, "EFI/Linux/uki.efi": boot.uki}
-    registers = registers_after_boot(sandbox, boot, tmp_path, files)
+    write_disk(sandbox, tmp_path / "disk.img", files)
+    registers = registers_after_boot(sandbox, boot, tmp_path, disk=tmp_path / "disk.img")
 
     assert measurement.boot_pcr([boot.loader, boot.uki]) in registers
     assert measurement.boot_pcr([boot.uki]) not in registers
@@ -136,7 +166,19 @@ def test_boot_loader_starts_uki(sandbox: Sandbox, boot: Boot, tmp_path: Path) ->
 
 
 def test_firmware_starts_uki(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> None:
-    registers = registers_after_boot(sandbox, boot, tmp_path, {"EFI/BOOT/BOOTX64.EFI": boot.uki})
+    write_disk(sandbox, tmp_path / "disk.img", {"EFI/BOOT/BOOTX64.EFI": boot.uki})
+    registers = registers_after_boot(sandbox, boot, tmp_path, disk=tmp_path / "disk.img")
+
+    assert measurement.boot_pcr([boot.uki]) in registers
+    assert boot.pcr11 in {uki.extend(value, uki.UNSEALING_PHASE) for value in registers}
+
+
+def test_firmware_starts_uki_from_the_network(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> None:
+    """UEFI HTTP boot, as an installer starts. An empty disk is there and must not be tried before."""
+    write_disk(sandbox, tmp_path / "disk.img", {})
+    with web_server(boot.uki.parent) as address:
+        uri = f"{address}/{boot.uki.name}"
+        registers = registers_after_boot(sandbox, boot, tmp_path, disk=tmp_path / "disk.img", uri=uri)
 
     assert measurement.boot_pcr([boot.uki]) in registers
     assert boot.pcr11 in {uki.extend(value, uki.UNSEALING_PHASE) for value in registers}

@@ -120,6 +120,8 @@ def test_package_outside_the_lock_file_is_refused() -> None:
         (("core", "verity", "root_hash"), "", "manifest.json: core.verity.root_hash"),
         (("core", "unknown"), 1, "manifest.json: core"),
         (("uki", "pcr", "11", "ready"), "0", "manifest.json: uki.pcr['11'].ready"),
+        (("uki", "pcr", "4"), {"direct": DIGEST}, "manifest.json: uki.pcr['4']"),
+        (("installer", "pcr", "4"), {"boot_loader": DIGEST}, "manifest.json: installer.pcr['4']"),
         (("packages", 0, "sha256"), None, "manifest.json: packages[0].sha256"),
         (("escrow", "recipients"), [], "manifest.json: escrow.recipients"),
         (("unknown",), 1, "manifest.json"),
