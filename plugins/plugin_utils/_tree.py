@@ -58,9 +58,12 @@ class Source:
 def sources(directory: Path) -> tuple[Source, ...]:
     """The files of a directory, sorted by path; ``.j2`` marks a template and is dropped from the destination.
 
+    What Python leaves beside its sources is not among them.
+
     :raises FleetError: a path names two variables.
     """
-    return tuple(_source(directory, path) for path in sorted(directory.rglob("*")) if path.is_file())
+    found = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return tuple(_source(directory, path) for path in found if path.parent.name != "__pycache__")
 
 
 def _source(directory: Path, path: Path) -> Source:

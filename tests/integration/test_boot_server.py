@@ -510,14 +510,14 @@ def test_requests_of_machines_reach_the_service(
     server: Booted, network: Lab, service: Service, trust: ssl.SSLContext
 ) -> None:
     body = json.dumps({"hardware": "x" * 100_000}).encode()
-    headers = {"Authorization": f"Bearer {TOKEN}", "X_Forwarded_For": "192.0.2.66", "Content_Type": "application/json"}
+    headers = {"Authorization": f"Bearer {TOKEN}", "X_Real_IP": "192.0.2.66", "Content_Type": "application/json"}
     answer = fetch(network, "/v1/enrolments?wait=1", trust, method="POST", body=body, **headers)
     assert (answer.status, json.loads(answer.body)) == (201, {"state": "quarantined"})
     ((method, path, got, content),) = service.asked
     assert (method, path, content) == ("POST", "/v1/enrolments?wait=1", body)
     assert got["authorization"] == f"Bearer {TOKEN}"
     # It learns who asked, and believes nobody's word for it.
-    assert got["x-forwarded-for"] == "10.9.0.50"
+    assert got["x-real-ip"] == "10.9.0.50"
     assert (got["x-forwarded-proto"], got["host"]) == ("https", NAME)
 
 

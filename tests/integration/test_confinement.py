@@ -21,6 +21,8 @@ OF_OTHER_ROLES = {
     "modules-lock.service",
     "nginx.service",
     "strongswan.service",
+    "vauban-enrolment-admin.service",
+    "vauban-enrolment-machines.service",
 }
 LIMITS = {name: limit for name, limit in _confinement.limits().items() if name not in OF_OTHER_ROLES}
 

@@ -27,6 +27,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind,
 
 _HERE = Path(__file__).parent
 _MODULE_UTILS = _HERE.parents[1] / "plugins/module_utils"
+_SERVICE = _HERE.parents[1] / "roles/enrolment/files/python/vauban_enrolment"
 _PACKAGE = "ansible_collections/vauban/fleet/plugins/module_utils"
 EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")
 PLATFORM_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.2")
@@ -138,7 +139,7 @@ class Ends:
         return self._call("on_machine", name, method, *arguments)
 
     def server(self, function: str, *arguments: Any) -> Any:
-        """Call a function of ``_tpm/verification.py``."""
+        """Call a function of ``vauban_enrolment.verification``."""
         return self._call("at_server", function, *arguments)
 
     def check_ek(self, public: bytes, certificate: bytes | None, authorities: Sequence[bytes]) -> Any:
@@ -161,7 +162,8 @@ def ends(sandbox: Sandbox, tpms: Path) -> Iterator[Ends]:
 
     :param tpms: a directory with the state of a TPM for each machine (``_vm/tpm.py``), under the machine's name.
     """
-    binds = [Bind(_MODULE_UTILS, f"/run/lib/{_PACKAGE}"), Bind(_HERE, "/run/support"), Bind(tpms, "/run/tpms", True)]
+    binds = [Bind(_MODULE_UTILS, f"/run/lib/{_PACKAGE}"), Bind(_SERVICE, f"/run/lib/{_SERVICE.name}")]
+    binds += [Bind(_HERE, "/run/support"), Bind(tpms, "/run/tpms", True)]
     words = ["python3", "-B", "/run/support/tpm_responder.py"]
     argv = sandbox.argv(words, binds=binds, env={"PYTHONPATH": "/run/lib"})
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -21,8 +21,8 @@ from cryptography import x509
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._tpm import verification
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.machine import AK, Tpm
+from vauban_enrolment import verification
 
 TPMS = Path("/run/tpms")
 START_TIMEOUT = 10.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ansible_collections.vauban.fleet.plugins.module_utils._site.certificate_request import weakness
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import contents
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.files import AUTHORITIES, HOSTS, NTS
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
@@ -49,7 +50,7 @@ def judge(plan: Plan, directory: Path) -> tuple[list[Problem], list[Problem]]:
             errors.append(Problem(where, f"{path}: ended on {day}", "renew it with playbook site_pki"))
         elif certificate.not_valid_after_utc <= soon:
             warnings.append(Problem(where, f"{path}: ends on {day}", "renew it with playbook site_pki"))
-        if weak := contents.weakness(certificate):
+        if weak := weakness(certificate):
             errors.append(Problem(where, f"{path}: {weak}", "issue it anew with playbook site_pki"))
         if member is not None:
             wanted = contents.names(plan, member.name, path.parent.name)

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._site.certificate_request import Given, fault
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.files import HOSTS, NTS
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 
 try:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 except ImportError:  # certificates.CRYPTOGRAPHY_ERROR says so
     pass
-
-_CURVES = ("secp256r1", "brainpoolP256r1")
 
 
 def wanted(plan: Plan, host: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -47,18 +45,6 @@ def common_name(name: str) -> str:
     return name if len(name) <= 64 else name.partition(".")[0]
 
 
-def weakness(signed: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    """What of profile dr it breaks, if anything: ECDSA on a 256-bit curve with SHA-256, through the whole chain."""
-    key = signed.public_key()
-    found = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
-    if found not in _CURVES:
-        return f"its key is {found}, and neither on {' nor on '.join(_CURVES)}"
-    algorithm = signed.signature_hash_algorithm
-    if algorithm is None or algorithm.name != "sha256":
-        return f"is signed with {algorithm.name if algorithm else 'none'}, and not with SHA-256"
-    return ""
-
-
 def judge_request(plan: Plan, host: str, purpose: str, content: str, where: str) -> None:
     """Refuse a request that asks for anything but what the site gives: what it asks for goes into the certificate.
 
@@ -70,32 +56,8 @@ def judge_request(plan: Plan, host: str, purpose: str, content: str, where: str)
         return FleetError(f"{host}: its request {message}", where=where, remedy=remedy)
 
     own = names(plan, host, purpose)
-    try:
-        request = x509.load_pem_x509_csr(content.encode())
-    except ValueError:
-        raise refuse("cannot be read") from None
-    if not request.is_signature_valid:
-        raise refuse("is not signed with its own key")
-    if weak := weakness(request):
-        raise refuse(weak)
-    subject = [(part.oid, part.value) for part in request.subject]
-    if subject != [(NameOID.COMMON_NAME, common_name(own[0]))]:
-        raise refuse(f"is for {request.subject.rfc4514_string() or 'nobody'}")
-    extensions = {extension.oid: extension.value for extension in request.extensions}
-    expected = {extension.oid: extension for extension in _extensions(purpose, own)}
-    for oid in [*expected, *extensions]:
-        if extensions.get(oid) != expected.get(oid):
-            what = getattr(oid, "_name", oid.dotted_string)
-            raise refuse(f"has another {what} than the site gives" if oid in extensions else f"has no {what}")
-
-
-def _extensions(purpose: str, own: tuple[str, ...]) -> list[x509.ExtensionType]:
-    return [
-        x509.SubjectAlternativeName([x509.DNSName(name) for name in own]),
-        x509.BasicConstraints(ca=False, path_length=None),
-        x509.KeyUsage(True, False, False, False, False, False, False, False, False),  # digitalSignature alone
-        x509.ExtendedKeyUsage([x509.ObjectIdentifier(oid) for oid in usages(purpose)]),
-    ]
+    if found := fault(content, Given(common_name(own[0]), own, usages(purpose))):
+        raise refuse(found)
 
 
 def names_in(certificate: x509.Certificate) -> list[str]:

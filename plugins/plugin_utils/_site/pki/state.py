@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._site.certificate_request import weakness
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import contents, files
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.files import HOSTS, ISSUING, NTS, ROOT
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
@@ -108,7 +109,7 @@ class _Judge:
             return WITHDRAWN, ""
         if not names:
             return UNFIT, "no such host" if purpose == HOSTS else "no such server of time"
-        if reason := contents.weakness(certificate):
+        if reason := weakness(certificate):
             return UNFIT, reason
         signer = next((each for each in self._signers if files.is_signed_by(certificate, each)), None)
         if signer is None:
@@ -142,7 +143,7 @@ def authorities(directory: Path, *, days: int) -> list[Part]:
             result.append(Part(name, path, ABSENT))
             continue
         ends, serial = certificate.not_valid_after_utc, certificate.serial_number
-        state, reason = judge.lasts(ends), contents.weakness(certificate)
+        state, reason = judge.lasts(ends), weakness(certificate)
         if not reason and root is not None and not files.is_signed_by(certificate, root):
             reason = "is not signed by the root"
         if serial in withdrawn:

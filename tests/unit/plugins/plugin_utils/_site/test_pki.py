@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._site.certificate_request import Given
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import read
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import contents, files, revocations, state
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.signer import Signer
@@ -32,7 +33,7 @@ Extensions = list[x509.ExtensionType]
 
 
 def extensions(purpose: str, names: tuple[str, ...]) -> Extensions:
-    return contents._extensions(purpose, names)
+    return Given("", names, contents.usages(purpose)).extensions()
 
 
 class Authority:

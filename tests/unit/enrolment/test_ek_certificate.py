@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._tpm import ek_certificate
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import TpmModel
+from vauban_enrolment import ek_certificate
 
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import TpmModel
-from ansible_collections.vauban.fleet.plugins.module_utils._tpm.refusal import refusing
+from vauban_enrolment.refusal import refusing
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 

@@ -17,9 +17,9 @@ from tpm2_pytss.types import TPM2B_PUBLIC, TPMS_ATTEST, TPMT_SIGNATURE
 from tpm2_pytss.utils import make_credential
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._tpm import ek_certificate
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Challenge, Endorsement, Quote, Quoted
-from ansible_collections.vauban.fleet.plugins.module_utils._tpm.refusal import refusing
+from vauban_enrolment import ek_certificate
+from vauban_enrolment.refusal import refusing
 
 _EK, _AK, _QUOTE = "endorsement key", "attestation key", "quote"
 _CREDENTIAL_SIZE = 32  # bytes; a TPM takes as many as the EK's name algorithm gives

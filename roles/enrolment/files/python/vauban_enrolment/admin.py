@@ -1,0 +1,338 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""What admins may ask for, on a socket of its own that no machine can reach."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from vauban_enrolment import audit
+from vauban_enrolment.audit import Entry
+from vauban_enrolment.documents import (
+    HOST_PATTERN,
+    ID_PATTERN,
+    NAME_PATTERN,
+    RELEASE_PATTERN,
+    Approval,
+    Expectation,
+    Refusal,
+    ReleaseContent,
+    StateOnly,
+)
+from vauban_enrolment.lookup import expectation_of, find_host
+from vauban_enrolment.machines import CHAIN, Asked
+from vauban_enrolment.problems import Problem, documented, missing
+from vauban_enrolment.states import ACTING
+from vauban_enrolment.storage import (
+    CertificateRequest,
+    Enrolment,
+    Escrow,
+    Host,
+    HostMac,
+    Record,
+    Release,
+)
+
+_LONGEST_CHAIN = 65_536
+
+router = APIRouter(prefix="/admin/v1", responses=documented())
+
+Id = Annotated[str, Path(pattern=ID_PATTERN)]
+HostPath = Annotated[str, Path(pattern=HOST_PATTERN)]
+NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
+ReleasePath = Annotated[str, Path(pattern=RELEASE_PATTERN)]
+
+
+def actor(request: Request) -> str:
+    """Who asks, as the web server in front says after it has checked a client certificate."""
+    name = request.headers.get("x-client-name", "")
+    clean = "".join(character for character in name if character.isascii() and character.isprintable())[:128]
+    return f"admin {clean or 'local'}"
+
+
+By = Annotated[str, Depends(actor)]
+
+
+@router.get("/machines")
+def list_machines(
+    service: Asked, *, limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000, after: str = ""
+) -> dict[str, Any]:
+    """Every host with its last enrolment, in order of names, and what waits in quarantine or was refused."""
+    with service.storage.read() as session:
+        return fleet(session, limit, after)
+
+
+def fleet(session: Session, limit: int, after: str = "") -> dict[str, Any]:
+    """The fleet as it is."""
+    hosts = list(session.scalars(select(Host).where(Host.name > after).order_by(Host.name).limit(limit)))
+    named = select(Enrolment).where(Enrolment.host.in_([host.name for host in hosts])).order_by(Enrolment.created)
+    last = {enrolment.host: enrolment for enrolment in session.scalars(named)}
+    unnamed = select(Enrolment).where(Enrolment.host.is_(None)).order_by(Enrolment.created.desc()).limit(limit)
+    return {
+        "hosts": [_host_line(host, last.get(host.name)) for host in hosts],
+        "others": [_enrolment_line(enrolment) for enrolment in session.scalars(unnamed)],
+    }
+
+
+@router.get("/machines/{host}", responses=documented(404))
+def read_machine(service: Asked, host: HostPath) -> dict[str, Any]:
+    """All that is known of a host."""
+    with service.storage.read() as session:
+        found = find_host(session, host)
+        tries = list(session.scalars(select(Enrolment).where(Enrolment.host == host).order_by(Enrolment.created)))
+        escrows = session.scalars(select(Escrow).where(Escrow.host == host).order_by(Escrow.time))
+        return {
+            **_host_line(found, tries[-1] if tries else None),
+            "expectation": found.expectation,
+            "enrolments": [
+                {**_enrolment_line(each), "hardware": each.hardware, "evidence": each.evidence} for each in tries
+            ],
+            "escrows": [_escrow_line(each) for each in escrows],
+        }
+
+
+@router.put("/hosts/{host}", responses=documented(409))
+def put_host(service: Asked, by: By, host: HostPath, expectation: Expectation) -> dict[str, Any]:
+    """Say what is expected of a host's machine, and what it gets."""
+    content = expectation.model_dump(mode="json", by_alias=True)
+    with service.storage.write() as session:
+        _check_unique(session, host, expectation)
+        found = session.get(Host, host)
+        if found is not None and found.expectation == content:
+            return {"changed": False}
+        if found is None:
+            found = Host(name=host)
+            session.add(found)
+        found.expectation, found.changed = content, service.clock()
+        found.listed_ek, found.serial = expectation.ek_sha256, expectation.serial
+        if expectation.ek_sha256 is not None and found.ek_sha256 not in (None, expectation.ek_sha256):
+            # Another board: the one before is nobody from now on.
+            found.ek_sha256 = found.ak_public = None
+        session.flush()
+        session.execute(delete(HostMac).where(HostMac.host == host))
+        session.add_all(HostMac(mac=mac, host=host) for mac in expectation.macs)
+        session.flush()
+        audit.append(session, service.clock(), Entry(by, "expectation put", None, host, {"expectation": content}))
+    return {"changed": True}
+
+
+def _check_unique(session: Session, host: str, expectation: Expectation) -> None:
+    clashes = select(Host.name).where(Host.name != host)
+    found = None
+    if expectation.serial is not None:
+        found = session.scalar(clashes.where(Host.serial == expectation.serial))
+    if found is None and (ek := expectation.ek_sha256) is not None:
+        found = session.scalar(clashes.where((Host.listed_ek == ek) | (Host.ek_sha256 == ek)))
+    if found is None and expectation.macs:
+        macs = select(HostMac.host).where(HostMac.host != host, HostMac.mac.in_(expectation.macs))
+        found = session.scalar(macs)
+    if found is not None:
+        raise Problem(409, "not unique", f"{found} has the same EK, serial number or MAC address")
+
+
+@router.post("/hosts/{host}/forget", responses=documented(404))
+def forget_machine(service: Asked, by: By, host: HostPath, refusal: Refusal) -> dict[str, Any]:
+    """The machine that was the host is gone: another may become it. Escrowed keys are kept."""
+    with service.storage.write() as session:
+        found = find_host(session, host)
+        if (found.ek_sha256, found.installed) == (None, None):
+            return {"changed": False}
+        detail = {"reason": refusal.reason, "ek_sha256": found.ek_sha256}
+        found.ek_sha256 = found.ak_public = found.installed = None
+        audit.append(session, service.clock(), Entry(by, "machine forgotten", None, host, detail))
+    return {"changed": True}
+
+
+@router.post("/enrolments/{id}/approve", responses=documented(404, 409))
+def approve(service: Asked, by: By, id: Id, approval: Approval) -> StateOnly:
+    """Say which host a machine in quarantine is."""
+    with service.storage.write() as session:
+        enrolment = _find_enrolment(session, id)
+        service.approve(session, enrolment, approval.host, by)
+        return StateOnly(state=enrolment.state)
+
+
+@router.post("/enrolments/{id}/refuse", responses=documented(404, 409))
+def refuse(service: Asked, by: By, id: Id, refusal: Refusal) -> StateOnly:
+    """End an enrolment, whatever it has come to."""
+    with service.storage.write() as session:
+        enrolment = _find_enrolment(session, id)
+        service.refuse(session, enrolment, refusal.reason, by)
+        return StateOnly(state=enrolment.state)
+
+
+@router.get("/requests")
+def list_requests(service: Asked) -> list[dict[str, Any]]:
+    """The certificate requests of proven machines that wait for a signature. Each was judged."""
+    with service.storage.read() as session:
+        rows = session.execute(
+            select(CertificateRequest, Enrolment.host)
+            .join(Enrolment, Enrolment.id == CertificateRequest.enrolment)
+            .where(CertificateRequest.certificate.is_(None), Enrolment.state.in_(ACTING))
+            .order_by(CertificateRequest.time)
+        )
+        return [
+            {
+                "host": host,
+                "name": each.name,
+                "enrolment": each.enrolment,
+                "request": each.request,
+                "time": audit.stamp(each.time),
+            }
+            for each, host in rows
+        ]
+
+
+@router.put("/certificates/{host}/{name}", status_code=204, responses=documented(404, 409))
+def put_certificate(
+    service: Asked,
+    by: By,
+    host: HostPath,
+    name: NamePath,
+    chain: Annotated[bytes, Body(media_type=CHAIN, max_length=_LONGEST_CHAIN)],
+) -> Response:
+    """Answer a request with the signed certificate and those above it."""
+    with service.storage.write() as session:
+        kept = session.scalar(
+            select(CertificateRequest)
+            .join(Enrolment, Enrolment.id == CertificateRequest.enrolment)
+            .where(Enrolment.host == host, Enrolment.state.in_(ACTING), CertificateRequest.name == name)
+        )
+        if kept is None:
+            raise missing()
+        wanted = next(each for each in expectation_of(find_host(session, host)).certificates if each.name == name)
+        leaf = _answering(chain, kept.request, wanted.dns)
+        text = chain.decode("ascii")
+        if kept.certificate != text:
+            kept.certificate = text
+            detail = {"name": name, "serial": f"{leaf.serial_number:x}"}
+            audit.append(session, service.clock(), Entry(by, "certificate put", kept.enrolment, host, detail))
+    return Response(status_code=204)
+
+
+def _answering(chain: bytes, request: str, names: list[str]) -> x509.Certificate:
+    """The first certificate, if it is of the key and the names of the request."""
+    try:
+        chain.decode("ascii")
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        told = list(found.get_values_for_type(x509.DNSName))
+        keys = [each.public_key() for each in (leaf, x509.load_pem_x509_csr(request.encode()))]
+    except (ValueError, x509.ExtensionNotFound):
+        raise Problem(422, "not valid", "no chain of certificates in PEM that names hosts") from None
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if keys[0].public_bytes(*form) != keys[1].public_bytes(*form):
+        raise Problem(409, "not this request's", "the first certificate is of another key")
+    if told != names:
+        raise Problem(409, "not this request's", "the first certificate names others")
+    return leaf
+
+
+@router.put("/releases/{product}/{version}")
+def put_release(
+    service: Asked, by: By, product: ReleasePath, version: ReleasePath, content: ReleaseContent
+) -> dict[str, Any]:
+    """Say what a release measures."""
+    new = content.model_dump(mode="json")
+    with service.storage.write() as session:
+        kept = session.get(Release, (product, version))
+        if kept is not None and kept.content == new:
+            return {"changed": False}
+        session.merge(Release(product=product, version=version, content=new))
+        detail = {"product": product, "version": version, **new}
+        audit.append(session, service.clock(), Entry(by, "release put", None, None, detail))
+    return {"changed": True}
+
+
+@router.get("/escrows/{host}", responses=documented(404))
+def read_escrows(service: Asked, by: By, host: HostPath) -> list[dict[str, Any]]:
+    """The recovery keys of a host as they came, oldest first. Only officers can open them; reading is logged."""
+    with service.storage.write() as session:
+        find_host(session, host)
+        kept = list(session.scalars(select(Escrow).where(Escrow.host == host).order_by(Escrow.time)))
+        detail = {"escrows": [each.id for each in kept]}
+        audit.append(session, service.clock(), Entry(by, "escrow read", None, host, detail))
+        return [{**_escrow_line(each), "document": base64.b64encode(each.document).decode("ascii")} for each in kept]
+
+
+@router.get("/audit")
+def read_audit(
+    service: Asked,
+    *,
+    after: Annotated[int, Query(ge=0, lt=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+    host: Annotated[str | None, Query(pattern=HOST_PATTERN)] = None,
+) -> dict[str, Any]:
+    """The audit log, and whether it is whole."""
+    with service.storage.read() as session:
+        lines = select(Record).where(Record.sequence > after).order_by(Record.sequence).limit(limit)
+        if host is not None:
+            lines = lines.where(Record.host == host)
+        fault = audit.verify(session)
+        records = [
+            {column.name: getattr(record, column.name) for column in Record.__table__.columns}
+            for record in session.scalars(lines)
+        ]
+    return {"intact": fault is None, "fault": fault, "records": records}
+
+
+def _find_enrolment(session: Session, id: str) -> Enrolment:
+    found = session.get(Enrolment, id)
+    if found is None:
+        raise missing()
+    return found
+
+
+def _host_line(host: Host, last: Enrolment | None) -> dict[str, Any]:
+    expectation = host.expectation
+    return {
+        "host": host.name,
+        "class": expectation["class"],
+        "product": expectation["product"],
+        "version": expectation["version"],
+        "reinstall": expectation["reinstall"],
+        "enrolled": host.ek_sha256 is not None or host.installed is not None,
+        "installed": audit.stamp(host.installed) if host.installed else None,
+        "enrolment": _enrolment_line(last) if last else None,
+    }
+
+
+def _enrolment_line(enrolment: Enrolment) -> dict[str, Any]:
+    dmi = enrolment.hardware.get("dmi", {})
+    return {
+        "id": enrolment.id,
+        "state": enrolment.state,
+        "address": enrolment.address,
+        "created": audit.stamp(enrolment.created),
+        "changed": audit.stamp(enrolment.changed),
+        "seen": audit.stamp(enrolment.seen),
+        "release": f"{enrolment.product} {enrolment.version}",
+        "vendor": dmi.get("sys_vendor"),
+        "model": dmi.get("product_name"),
+        "serial": enrolment.serial,
+        "macs": enrolment.macs,
+        "ek_sha256": enrolment.ek_sha256,
+        "ek_certificate": enrolment.ek_certificate is not None,
+        "approved": enrolment.approved,
+        "phase": enrolment.phase,
+        "percent": enrolment.percent,
+        "line": enrolment.line,
+    }
+
+
+def _escrow_line(escrow: Escrow) -> dict[str, Any]:
+    return {
+        "id": escrow.id,
+        "enrolment": escrow.enrolment,
+        "sha256": escrow.sha256,
+        "time": audit.stamp(escrow.time),
+    }

@@ -1,0 +1,143 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""What machines may ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Request, Response, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.responses import PlainTextResponse
+
+from vauban_enrolment.documents import (
+    ID_PATTERN,
+    NAME_PATTERN,
+    Accepted,
+    Application,
+    Attestation,
+    EscrowIn,
+    Installation,
+    NonceOut,
+    Proof,
+    ReceiptOut,
+    Report,
+    StateOnly,
+    Status,
+)
+from vauban_enrolment.limits import address_of
+from vauban_enrolment.problems import Problem, documented, unauthorised
+from vauban_enrolment.service import Caller, Service
+
+PEM = "application/x-pem-file"
+CHAIN = "application/pem-certificate-chain"
+_BEARER = HTTPBearer(auto_error=False)
+_LONGEST_REQUEST = 8192
+
+router = APIRouter(prefix="/v1", responses=documented())
+
+
+def service_of(request: Request) -> Service:
+    """The one of this application."""
+    service: Service = request.app.state.service
+    return service
+
+
+def caller(
+    request: Request,
+    id: Annotated[str, Path(pattern=ID_PATTERN)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
+) -> Caller:
+    """Who asks."""
+    if bearer is None:
+        raise unauthorised()
+    return Caller(id, bearer.credentials, address_of(request.scope))
+
+
+async def raw_body(request: Request) -> bytes:
+    """The body, byte for byte."""
+    return await request.body()
+
+
+Asked = Annotated[Service, Depends(service_of)]
+By = Annotated[Caller, Depends(caller)]
+Name = Annotated[str, Path(pattern=NAME_PATTERN)]
+
+
+@router.post("/enrolments", status_code=201, responses=documented(403))
+def present(service: Asked, request: Request, application: Application) -> Accepted:
+    """A machine presents itself."""
+    return service.apply(application, address_of(request.scope))
+
+
+@router.get("/enrolments/{id}", responses=documented(401, 404))
+def read_status(service: Asked, by: By) -> Status:
+    """Where the enrolment is. A machine in quarantine asks every ten seconds."""
+    return service.status(by)
+
+
+@router.post("/enrolments/{id}/proof", responses=documented(401, 403, 404, 409))
+def prove(service: Asked, by: By, proof: Proof) -> StateOnly:
+    """Answer the challenge. There is one answer."""
+    return StateOnly(state=service.prove(by, proof))
+
+
+@router.get("/enrolments/{id}/installation", responses=documented(401, 404, 409))
+def read_installation(service: Asked, by: By) -> Installation:
+    """What the host is to become; for machines that have proven themselves."""
+    return service.installation(by)
+
+
+@router.put("/enrolments/{id}/escrow", responses=documented(401, 404, 409))
+def keep_recovery_key(service: Asked, by: By, escrow: EscrowIn, raw: Annotated[bytes, Depends(raw_body)]) -> ReceiptOut:
+    """Give the encrypted recovery key into escrow. The same bytes get the same receipt."""
+    return ReceiptOut(receipt=service.escrow(by, raw, escrow))
+
+
+@router.put("/enrolments/{id}/requests/{name}", status_code=202, responses=documented(401, 404, 409))
+def request_certificate(
+    service: Asked, by: By, name: Name, request: Annotated[bytes, Body(media_type=PEM, max_length=_LONGEST_REQUEST)]
+) -> Response:
+    """Ask for a certificate (PKCS #10 in PEM)."""
+    try:
+        text = request.decode("ascii")
+    except UnicodeDecodeError:
+        raise Problem(422, "not valid", "body") from None
+    service.request(by, name, text)
+    return Response(status_code=202)
+
+
+@router.get(
+    "/enrolments/{id}/certificates/{name}",
+    response_class=PlainTextResponse,
+    responses={
+        200: {"content": {CHAIN: {"schema": {"type": "string"}}}, "description": "The certificate and those above it"},
+        202: {"description": "Not yet"},
+        **documented(401, 404, 409),
+    },
+)
+def read_certificate(service: Asked, by: By, name: Name) -> Response:
+    """Fetch a certificate that was asked for."""
+    chain = service.certificate(by, name)
+    return Response(status_code=202) if chain is None else Response(chain, media_type=CHAIN)
+
+
+@router.post("/enrolments/{id}/reports", status_code=204, responses=documented(401, 404, 409))
+def report(service: Asked, by: By, report: Report) -> Response:
+    """Say how far the installation is."""
+    service.report(by, report)
+    return Response(status_code=204)
+
+
+@router.get("/enrolments/{id}/nonce", responses=documented(401, 404, 409))
+def read_nonce(service: Asked, by: By) -> NonceOut:
+    """After the first boot from the disk: what the quote has to sign. Each call makes another."""
+    return service.nonce(by)
+
+
+@router.post("/enrolments/{id}/attestation", responses=documented(401, 403, 404, 409))
+def attest(service: Asked, by: By, attestation: Attestation) -> StateOnly:
+    """Prove the first boot from the disk."""
+    return StateOnly(state=service.attest(by, attestation))

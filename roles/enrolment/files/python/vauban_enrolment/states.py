@@ -1,0 +1,102 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""The states of an enrolment, what leads from one to the next, and what may be asked for in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """How far a machine has come."""
+
+    QUARANTINED = "quarantined"  # unknown: listed, approvable, given nothing
+    CHALLENGED = "challenged"  # matched to a host; has to prove what it is
+    PROVEN = "proven"  # gets what is its host's
+    INSTALLING = "installing"
+    ESCROWED = "escrowed"  # its recovery key is kept
+    WRITTEN = "written"  # the installer has finished
+    INSTALLED = "installed"  # booted from its disk and proved it
+    REFUSED = "refused"  # by us, or by an admin
+    FAILED = "failed"  # by itself, or by silence
+
+
+class Event(StrEnum):
+    """What changes a state."""
+
+    APPROVE = "approve"
+    APPROVE_WITHOUT_TPM = "approve_without_tpm"  # nothing can be proven, so the approval is all there is
+    PROVE = "prove"
+    BEGIN = "begin"
+    ESCROW = "escrow"
+    WRITE = "write"
+    ATTEST = "attest"
+    REFUSE = "refuse"
+    FAIL = "fail"
+
+
+class Action(StrEnum):
+    """What is asked for without changing a state."""
+
+    READ_INSTALLATION = "read installation"
+    REQUEST_CERTIFICATE = "request a certificate"
+    READ_CERTIFICATE = "read a certificate"
+    REPORT = "report"
+    READ_NONCE = "read a nonce"
+
+
+class WrongOrder(Exception):
+    """The state does not allow it."""
+
+
+# Refusing and failing are added to every state that is not an end.
+_STEPS: Mapping[State, Mapping[Event, State]] = {
+    State.QUARANTINED: {Event.APPROVE: State.CHALLENGED, Event.APPROVE_WITHOUT_TPM: State.PROVEN},
+    State.CHALLENGED: {Event.PROVE: State.PROVEN},
+    State.PROVEN: {Event.BEGIN: State.INSTALLING},
+    State.INSTALLING: {Event.ESCROW: State.ESCROWED},
+    State.ESCROWED: {Event.WRITE: State.WRITTEN},
+    State.WRITTEN: {Event.ATTEST: State.INSTALLED},
+}
+_ENDING: Mapping[Event, State] = {Event.REFUSE: State.REFUSED, Event.FAIL: State.FAILED}
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    state: {**_STEPS[state], **_ENDING} if state in _STEPS else {} for state in State
+}
+FIRST = (State.QUARANTINED, State.CHALLENGED, State.REFUSED)
+ENDS = tuple(state for state in State if not TRANSITIONS[state])
+UNPROVEN = (State.QUARANTINED, State.CHALLENGED)
+UNFINISHED = tuple(state for state in State if TRANSITIONS[state])
+# Those whose machine acts as the host: two of them would be two machines with one name.
+ACTING = (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN)
+
+ALLOWED: Mapping[Action, tuple[State, ...]] = {
+    Action.READ_INSTALLATION: (State.PROVEN, State.INSTALLING, State.ESCROWED),
+    Action.REQUEST_CERTIFICATE: (State.PROVEN, State.INSTALLING, State.ESCROWED),
+    Action.READ_CERTIFICATE: (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN),
+    Action.REPORT: ACTING,
+    Action.READ_NONCE: (State.WRITTEN,),
+}
+
+
+def after(state: State, event: Event) -> State:
+    """The state that an event leads to.
+
+    :raises WrongOrder: it is not one of this state's events.
+    """
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise WrongOrder(f"{event} in state {state}") from None
+
+
+def check(state: State, action: Action) -> None:
+    """Whether it may be asked for now.
+
+    :raises WrongOrder: it may not.
+    """
+    if state not in ALLOWED[action]:
+        raise WrongOrder(f"{action} in state {state}")

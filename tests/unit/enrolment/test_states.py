@@ -1,0 +1,54 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The table of states, against the way that it is drawn in the issue."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from vauban_enrolment import states
+from vauban_enrolment.states import Action, Event, State, WrongOrder
+
+GOOD = {
+    (State.QUARANTINED, Event.APPROVE): State.CHALLENGED,
+    (State.QUARANTINED, Event.APPROVE_WITHOUT_TPM): State.PROVEN,
+    (State.CHALLENGED, Event.PROVE): State.PROVEN,
+    (State.PROVEN, Event.BEGIN): State.INSTALLING,
+    (State.INSTALLING, Event.ESCROW): State.ESCROWED,
+    (State.ESCROWED, Event.WRITE): State.WRITTEN,
+    (State.WRITTEN, Event.ATTEST): State.INSTALLED,
+    **{(state, Event.REFUSE): State.REFUSED for state in State},
+    **{(state, Event.FAIL): State.FAILED for state in State},
+}
+ENDS = {State.INSTALLED, State.REFUSED, State.FAILED}
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+def test_every_event_in_every_state(state: State, event: Event) -> None:
+    if state not in ENDS and (state, event) in GOOD:
+        assert states.after(state, event) is GOOD[state, event]
+    else:
+        with pytest.raises(WrongOrder):
+            states.after(state, event)
+
+
+def test_ends_are_ends() -> None:
+    assert set(states.ENDS) == ENDS
+
+
+def test_nothing_that_a_host_owns_is_for_who_has_not_proven_it() -> None:
+    for action in Action:
+        assert not {State.QUARANTINED, State.CHALLENGED, *ENDS} & set(states.ALLOWED[action])
+
+
+def test_installed_is_reached_by_every_step_and_no_other_way() -> None:
+    reached = {State.CHALLENGED}
+    for last in (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN, State.INSTALLED):
+        before = {state for state, events in states.TRANSITIONS.items() if last in events.values()} - {
+            State.QUARANTINED
+        }
+        assert before <= reached
+        reached = {last}
