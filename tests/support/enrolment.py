@@ -138,7 +138,7 @@ class Tpm:
 
 def age_file(plaintext: bytes = b"x" * 71, recipients: int = 2, extra: bytes = b"") -> str:
     """The shape of an age file; nobody can open it."""
-    stanzas = b"".join(b"-> X25519 " + _b64(43) + b"\n" + _b64(43) + b"\n" for _ in range(recipients))
+    stanzas = b"".join(b"-> X25519 " + _b64(43) + b"\n" + _b64(43) + b"\n" for __ in range(recipients))
     data = b"age-encryption.org/v1\n" + stanzas + extra + b"--- " + _b64(43) + b"\n" + os.urandom(len(plaintext) + 32)
     return armour(data)
 
@@ -296,7 +296,7 @@ class Machine:
             ("written", self.written, 204),
             ("installed", self.attest, 200),
         )
-        names = [name for name, *_ in steps]
+        names = [name for name, *__ in steps]
         for _name, step, expected in steps[: names.index(state) + 1]:
             answer = step()
             assert answer.status_code == expected, answer.text

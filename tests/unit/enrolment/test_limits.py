@@ -38,7 +38,7 @@ def test_a_body_that_is_too_large_is_not_read(server: Any, machine: Machine) -> 
 
 def test_a_length_that_is_a_lie_does_not_help(server: Any, machine: Machine) -> None:
     def parts() -> Any:
-        for _ in range(200):
+        for __ in range(200):
             yield b" " * 1024
 
     assert machine.ask("POST", "/v1/enrolments", content=parts(), headers=JSON).status_code == 413
@@ -142,7 +142,7 @@ def test_paths_that_are_none_are_not_found(server: Any, machine: Machine, path: 
 def test_an_address_has_a_rate_and_another_its_own(server: Any, machine: Machine, another: Another) -> None:
     server.start(limits={"requests_per_minute": 5})
     machine.apply()
-    codes = [machine.own("GET", "").status_code for _ in range(6)]
+    codes = [machine.own("GET", "").status_code for __ in range(6)]
     assert codes == [200, 200, 200, 200, 429, 429]
     answer = machine.own("GET", "")
     assert int(answer.headers["retry-after"]) > 0
@@ -160,9 +160,9 @@ def test_all_together_have_a_rate(server: Any, another: Another) -> None:
 def test_a_rate_refills() -> None:
     moment = 0.0
     rate = Rate(2, 100, 3, lambda: moment)
-    assert [rate.take("a") for _ in range(3)] == [True, True, False]
+    assert [rate.take("a") for __ in range(3)] == [True, True, False]
     moment = 30.0
-    assert [rate.take("a") for _ in range(2)] == [True, False]
+    assert [rate.take("a") for __ in range(2)] == [True, False]
 
 
 def test_addresses_are_not_remembered_without_end() -> None:
@@ -201,7 +201,7 @@ def test_who_waits_in_silence_makes_room(server: Any, another: Another) -> None:
     silent, other = stranger(another, 1), stranger(another, 2)
     silent.apply()
     other.apply()
-    for _ in range(3):
+    for __ in range(3):
         server.clock.wait(250)
         assert other.state() == "quarantined"
     assert stranger(another, 3).apply().status_code == 201
@@ -235,7 +235,7 @@ def test_of_two_proofs_at_once_one_counts(server: Any, machine: Machine) -> None
     # Two processes: each with a connection of its own.
     services = [
         Service(Storage(server.service.settings.database), server.service.settings, server.service.verifier)
-        for _ in range(2)
+        for __ in range(2)
     ]
     clients = [TestClient(machines_app(service)) for service in services]
     headers = {"Authorization": f"Bearer {machine.token}"}

@@ -269,7 +269,7 @@ def test_only_the_last_nonce_counts_and_once(server: Any, machine: Machine) -> N
 def test_reports_are_bounded(server: Any, machine: Machine) -> None:
     server.start(limits={"reports": 3})
     machine.advance("installing")
-    assert [machine.report("x").status_code for _ in range(3)] == [204, 204, 429]
+    assert [machine.report("x").status_code for __ in range(3)] == [204, 204, 429]
 
 
 @pytest.mark.parametrize(

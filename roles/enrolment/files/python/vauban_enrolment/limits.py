@@ -99,7 +99,7 @@ class LimitsMiddleware:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message.get("headers", ())}
+                given = {name.lower() for name, __ in message.get("headers", ())}
                 extra = [pair for pair in _SECURITY_HEADERS if pair[0] not in given]
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)

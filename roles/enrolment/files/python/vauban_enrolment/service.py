@@ -631,7 +631,7 @@ class Service:
         )
         forgotten = _in(State.REFUSED, State.FAILED) & (Enrolment.changed < before(lives.ended))
         with self.storage.read() as session:
-            due = any(session.scalar(select(Enrolment.id).where(which).limit(1)) for *_, which in ending)
+            due = any(session.scalar(select(Enrolment.id).where(which).limit(1)) for *__, which in ending)
             due = due or session.scalar(select(Enrolment.id).where(forgotten).limit(1)) is not None
         if not due and not counted:
             return
