@@ -198,6 +198,9 @@ class Machine:
     mac: str = "52:54:00:00:00:01"
     address: str = "192.0.2.1"
     release: Mapping[str, str] = field(default_factory=lambda: dict(RELEASE))
+    predicted: Mapping[str, Mapping[str, str]] = field(
+        default_factory=lambda: {"installer": INSTALLER, "installed": INSTALLED}
+    )
     id: str = ""
     token: str = ""
     credential: bytes = b""
@@ -238,9 +241,10 @@ class Machine:
 
     def proof(self, challenge: Mapping[str, Any], pcrs: Mapping[str, str] | None = None) -> dict[str, Any]:
         assert self.tpm is not None
-        assert challenge["pcrs"] == [4, 11]
+        pcrs = pcrs or self.predicted["installer"]
+        assert challenge["pcrs"] == [int(number) for number in self.predicted["installer"]]
         self.credential = self.tpm.activate(challenge)
-        return {"credential": text(self.credential), **self.tpm.quote(challenge["nonce"], pcrs or INSTALLER)}
+        return {"credential": text(self.credential), **self.tpm.quote(challenge["nonce"], pcrs)}
 
     def prove(self, pcrs: Mapping[str, str] | None = None) -> Any:
         challenge = self.own("GET", "").json()["challenge"]
@@ -283,7 +287,7 @@ class Machine:
 
     def attest(self, pcrs: Mapping[str, str] | None = None) -> Any:
         nonce = self.own("GET", "/nonce").json()
-        quote = self.tpm.quote(nonce["nonce"], pcrs or INSTALLED) if self.tpm else {}
+        quote = self.tpm.quote(nonce["nonce"], pcrs or self.predicted["installed"]) if self.tpm else {}
         return self.own("POST", "/attestation", json={"nonce": nonce["nonce"], **quote})
 
     def advance(self, state: str) -> Machine:

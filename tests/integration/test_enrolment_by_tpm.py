@@ -1,0 +1,183 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Machines with TPMs enrol with the service that judges them: both ends as they are, only the wire is left out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from endorsement import Ends, ends
+from enrolment import MANIFEST, Machine, text
+from enrolment_apps import Server
+
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Quote
+from ansible_collections.vauban.fleet.plugins.module_utils._vm import tpm
+from vauban_enrolment import verifier
+
+from .conftest import SDK
+
+INSTALLER = {4: "the installer", 11: "the parts of the installer"}
+INSTALLED = {4: "a boot loader", 11: "the parts of the product"}
+UNTOUCHED = {"12": "00" * 32, "13": "00" * 32}
+
+
+def registers(words: Mapping[int, str]) -> dict[str, str]:
+    """What a TPM holds after these words were measured."""
+    measured = {number: hashlib.sha256(word.encode()).digest() for number, word in words.items()}
+    values = {str(number): hashlib.sha256(bytes(32) + digest).hexdigest() for number, digest in measured.items()}
+    return {**values, **UNTOUCHED}
+
+
+PREDICTED = {"installer": registers(INSTALLER), "installed": registers(INSTALLED)}
+
+
+@dataclass
+class Judge:
+    """The service's own verifier, in the SDK, where its libraries are."""
+
+    both: Ends
+
+    def check_ek(self, public: bytes, certificate: bytes | None, authorities: Sequence[x509.Certificate]) -> Any:
+        return self.both.check_ek(public, certificate, [each.public_bytes(Encoding.PEM) for each in authorities])
+
+    def check_ak(self, public: bytes) -> Any:
+        return self.both.server("check_ak", public)
+
+    def name_of(self, public: bytes) -> bytes:
+        return bytes(self.both.server("name_of", public))
+
+    def make_challenge(self, ek_public: bytes, ak_name: bytes) -> Any:
+        return self.both.server("make_challenge", ek_public, ak_name)
+
+    def check_quote(self, ak_public: bytes, quote: verifier.Quote, nonce: bytes, expected: Mapping[int, str]) -> object:
+        return self.both.server("check_quote", ak_public, quote, nonce, expected)
+
+
+class Tpm:
+    """The TPM of a machine, as the installer asks it."""
+
+    def __init__(self, both: Ends, name: str) -> None:
+        self.both, self.name = both, name
+        self._make_keys()
+        self.sha256 = both.check_ek(self.ek.public, None, []).sha256
+
+    def boot(self, words: Mapping[int, str]) -> None:
+        self.both.machine(self.name, "off")
+        self.both.machine(self.name, "boot", words)
+        self._make_keys()
+
+    def _make_keys(self) -> None:
+        """The same after each boot."""
+        self.ek, self.ak = self.both.machine(self.name, "read_ek"), self.both.machine(self.name, "make_ak")
+
+    def public(self) -> dict[str, str | None]:
+        certificate = text(self.ek.certificate) if self.ek.certificate else None
+        return {"ek_public": text(self.ek.public), "ek_certificate": certificate, "ak_public": text(self.ak.public)}
+
+    def activate(self, challenge: Mapping[str, str]) -> bytes:
+        blob, secret = (base64.b64decode(challenge[name]) for name in ("credential_blob", "secret"))
+        return bytes(self.both.machine(self.name, "activate", self.ak, blob, secret))
+
+    def quote(self, nonce: str, pcrs: Mapping[str, str]) -> dict[str, Any]:
+        made = self.both.machine(self.name, "quote", self.ak, base64.b64decode(nonce), [int(each) for each in pcrs])
+        assert isinstance(made, Quote)
+        shown = {str(number): value for number, value in made.pcrs.items()}
+        return {"quote": text(made.attest), "signature": text(made.signature), "pcrs": shown}
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    return Sandbox(SDK, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def directory(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State of the TPMs, and the manufacturer's authority."""
+    made = tmp_path_factory.mktemp("tpm")
+    tpm.manufacture(sandbox, made / "tpms/one", ca=made / "ca")
+    tpm.manufacture(sandbox, made / "tpms/thief", ca=made / "another")
+    return made
+
+
+@pytest.fixture(scope="module")
+def both(sandbox: Sandbox, directory: Path) -> Iterator[Ends]:
+    with ends(sandbox, directory / "tpms") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def tpms(both: Ends) -> dict[str, Tpm]:
+    return {name: Tpm(both, name) for name in ("one", "thief")}
+
+
+@pytest.fixture
+def server(both: Ends, tpms: dict[str, Tpm], directory: Path, tmp_path: Path) -> Iterator[Server]:
+    """It knows one host by its EK, and believes the manufacturer of its TPM."""
+    names = ("swtpm-localca-rootca-cert.pem", "issuercert.pem")
+    authorities = [x509.load_pem_x509_certificate((directory / "ca" / name).read_bytes()) for name in names]
+    with ExitStack() as stack:
+        made = Server(tmp_path / "enrolment.sqlite", stack, authorities, Judge(both))
+        made.start()
+        content = {"manifest_sha256": MANIFEST, "pcrs": PREDICTED}
+        assert made.admin.put("/admin/v1/releases/server/1.0", json=content).status_code == 200
+        assert made.put_host(ek_sha256=tpms["one"].sha256, ek_certificate=True).json() == {"changed": True}
+        yield made
+
+
+@pytest.fixture
+def machine(server: Server, tpms: dict[str, Tpm]) -> Machine:
+    """The host's machine, which has booted the installer."""
+    tpms["one"].boot(INSTALLER)
+    return Machine(server, tpms["one"], predicted=PREDICTED)
+
+
+def refusal(server: Server) -> str:
+    """Why the last enrolment was refused, says the audit log; machines are not told."""
+    return str([each for each in server.log() if each["action"] == "refused"][-1]["detail"]["reason"])
+
+
+def test_machine_is_installed_and_proves_it(machine: Machine, tpms: dict[str, Tpm]) -> None:
+    machine.advance("written")
+    tpms["one"].boot(INSTALLED)
+    assert machine.attest().status_code == 200
+    assert machine.state() == "installed"
+
+
+def test_other_tpm_with_the_serial_of_a_host_is_refused(server: Server, machine: Machine, tpms: dict[str, Tpm]) -> None:
+    machine.tpm = tpms["thief"]
+    assert machine.apply().status_code == 403
+    assert refusal(server) == "another TPM with serial number or MAC address of one"
+
+
+def test_other_tpm_cannot_answer_the_challenge(machine: Machine, tpms: dict[str, Tpm]) -> None:
+    challenge = machine.apply().json()["challenge"]
+    with pytest.raises(FleetError, match="it is for another TPM"):
+        tpms["thief"].activate(challenge)
+
+
+def test_changed_installer_gets_nothing(server: Server, machine: Machine, tpms: dict[str, Tpm]) -> None:
+    tpms["one"].boot({**INSTALLER, 11: "other parts"})
+    machine.apply()
+    answer = machine.prove()
+    assert (answer.status_code, "11" in answer.text) == (403, False)
+    assert machine.own("GET", "/installation").status_code in (403, 409)
+    assert "11" in refusal(server)
+
+
+def test_proof_of_an_enrolment_is_none_for_the_next(server: Server, machine: Machine) -> None:
+    proof = machine.proof(machine.apply().json()["challenge"])
+    machine.apply()
+    assert machine.own("POST", "/proof", json=proof).status_code == 403
+    assert refusal(server).startswith("the credential is wrong")

@@ -1,0 +1,60 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The enrolment service's two applications in the test's own process, on a database that outlives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from enrolment import Clock, FakeVerifier, expectation
+from fastapi.testclient import TestClient
+
+from vauban_enrolment.app import admin_app, machines_app
+from vauban_enrolment.service import Service
+from vauban_enrolment.settings import Settings
+from vauban_enrolment.storage import Storage
+from vauban_enrolment.verifier import Verifier
+
+
+@dataclass
+class Server:
+    """Both sides of the service."""
+
+    file: Path
+    stack: ExitStack
+    authorities: Sequence[x509.Certificate]
+    verifier: Verifier = field(default_factory=FakeVerifier)
+    clock: Clock = field(default_factory=Clock)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def start(self, **settings: Any) -> None:
+        """Begin with nothing but the database. As often as wanted: that is a restart."""
+        self.settings.update(settings)
+        read = Settings.model_validate({"database": f"sqlite:///{self.file}", **self.settings})
+        self.service = Service(Storage(read.database), read, self.verifier, self.authorities, self.clock)
+        self.stack.callback(self.service.storage.close)
+        # The sweep of the running application would be a second clock; tests call it.
+        self.machines = TestClient(machines_app(self.service), raise_server_exceptions=False)
+        self.admin = TestClient(admin_app(self.service), raise_server_exceptions=False)
+
+    def request(self, method: str, url: str, **keywords: Any) -> Any:
+        """To the machines' side that runs now."""
+        return self.machines.request(method, url, **keywords)
+
+    def put_host(self, name: str = "one", **changes: Any) -> Any:
+        return self.admin.put(f"/admin/v1/hosts/{name}", json=expectation(**changes))
+
+    def log(self, **query: Any) -> list[dict[str, Any]]:
+        """The audit log, which is whole."""
+        answer = self.admin.get("/admin/v1/audit", params=query).json()
+        assert answer["intact"], answer["fault"]
+        return list(answer["records"])
+
+    def last(self) -> dict[str, Any]:
+        return self.log()[-1]
