@@ -1,12 +1,16 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Machines with TPMs enrol with the service that judges them: both ends as they are, only the wire is left out."""
+"""Machines with TPMs enrol with the service that judges them."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import socket
+import ssl
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,17 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from certificates import P256, Authority, ec_key, pem
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from endorsement import Ends, ends
-from enrolment import MANIFEST, Machine, text
+from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, Machine, age_file, sign, text
 from enrolment_apps import Server
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment, Wire
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Quote
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import tpm
 from vauban_enrolment import verifier
+from vauban_enrolment.app import machines_app
 
 from .conftest import SDK
 
@@ -181,3 +189,69 @@ def test_proof_of_an_enrolment_is_none_for_the_next(server: Server, machine: Mac
     machine.apply()
     assert machine.own("POST", "/proof", json=proof).status_code == 403
     assert refusal(server).startswith("the credential is wrong")
+
+
+class ByInstaller:
+    """The TPM as the installer has it: its methods, in the SDK."""
+
+    def __init__(self, both: Ends, name: str) -> None:
+        self._both, self._name = both, name
+
+    def __getattr__(self, method: str) -> Any:
+        return lambda *arguments: self._both.machine(self._name, method, *arguments)
+
+
+@pytest.fixture
+def wire(server: Server, tmp_path: Path) -> Iterator[Wire]:
+    """The way to the service, by TLS on the loopback interface."""
+    site = Authority.root("Site", ec_key(P256))
+    own = site.issue("localhost", ec_key(P256))
+    for name, content in (("site.pem", site.pem), ("own.pem", own.pem), ("own.key", pem(own.key))):
+        (tmp_path / name).write_bytes(content)
+    files = {"ssl_certfile": tmp_path / "own.pem", "ssl_keyfile": str(tmp_path / "own.key")}
+    config = uvicorn.Config(machines_app(server.service), log_level="warning", lifespan="off", **files)
+    config.load()
+    assert isinstance(config.ssl, ssl.SSLContext)
+    running = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        yield Wire(f"https://localhost:{listener.getsockname()[1]}", tmp_path / "site.pem", sleep=lambda _: None)
+        running.should_exit = True
+        thread.join(30)
+
+
+def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms: dict[str, Tpm]) -> None:
+    """Its own code, with the service's and a TPM, up to the last report before the machine restarts."""
+    tpms["one"].boot(INSTALLER)
+    enrolment = Enrolment(wire, print)
+    enrolment.apply(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
+    wanted = enrolment.installation()
+    assert (wanted["host"], wanted["escrow"]) == ("one", {"recipients": RECIPIENTS})
+    enrolment.report("partition", 10, "everything on /dev/vda is erased", {})
+    header = {"tokens": TOKENS, "key_slots": ["1", "2"]}
+    receipt = enrolment.escrow(age_file(), RECIPIENTS, header)
+
+    request = Machine(server).request().encode()
+    signed: list[str] = []
+
+    def site_signs(_seconds: float) -> None:
+        asked = server.admin.get("/admin/v1/requests").json()
+        assert [(each["host"], each["name"]) for each in asked] == [("one", "hosts")]
+        signed.append(sign(asked[0]["request"]))
+        answer = server.admin.put("/admin/v1/certificates/one/hosts", content=signed[0], headers=CHAIN)
+        assert answer.status_code == 204, answer.text
+
+    wire.sleep = site_signs
+    assert enrolment.certificate("hosts", request).decode().strip() == signed[0].strip()
+    enrolment.report("written", 100, "done", {"receipt": receipt["sha256"], "manifest_sha256": MANIFEST, **header})
+    (seen,) = server.admin.get("/admin/v1/machines/one").json()["enrolments"]
+    assert seen["state"] == "written"
+
+
+def test_installer_with_another_tpm_is_refused(server: Server, wire: Wire, both: Ends) -> None:
+    with pytest.raises(FleetError, match="refuses this machine"):
+        Enrolment(wire, print).apply(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "thief"))
+    assert refusal(server) == "another TPM with serial number or MAC address of one"
