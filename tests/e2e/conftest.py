@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from disks import cut_out, partitions, volumes
 from machines import BOOT_TIMEOUT, Boot, NewMachine, Relink, copy_with_raw_disk, reach, read_manifest
+from sdk import SDK
 from shell import PROMPT, Shell
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory, signing, uki
@@ -34,7 +35,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk,
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = Path(os.environ.get("FLEET_RELEASE", ROOT / "build/gateway/0.1.0")).absolute()
 INSTRUMENTED = Path(os.environ.get("FLEET_INSTRUMENTED_RELEASE", f"{RELEASE}+instrumented")).absolute()
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 KEYS = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "vauban.fleet/keys"
 
 

@@ -24,11 +24,11 @@ import builds
 import hosts
 import pytest
 from playing import ansible_playbook
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image import lock
 
 ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current")).resolve()
 
 
 # What pytest-xdist (`-n 2`) runs in one process, since the files share what is costly to make, or would

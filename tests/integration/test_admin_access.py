@@ -21,8 +21,7 @@ import hosts
 import pytest
 from hosts import Host
 from rendering import render
-
-from .conftest import SDK
+from sdk import SDK
 
 ADDRESS = {"admin": "10.9.0.1", "audit": "10.9.1.1"}
 EXEMPT = ("10.9.0.2", "10.9.1.2")

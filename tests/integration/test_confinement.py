@@ -10,10 +10,11 @@ from pathlib import Path
 import hosts
 import pytest
 from hosts import Host
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 
-from .conftest import SDK, play_roles
+from .conftest import play_roles
 
 OF_OTHER_ROLES = {
     "boot-dhcp.service",

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed
 from ansible_collections.vauban.fleet.plugins.module_utils._image.core import (
@@ -22,8 +23,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.core import (
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, Sandbox
 
-ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 EPOCH = 1795305600
 SIZE = 1_500_000  # bytes of incompressible content
 

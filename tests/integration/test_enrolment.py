@@ -25,13 +25,12 @@ from typing import Any
 import httpx
 import pytest
 from enrolment import CHAIN, INSTALLED, INSTALLER, MANIFEST, PEM, RECIPIENTS, Machine, Tpm, expectation, sign
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _sandbox
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 from vauban_enrolment import audit
 from vauban_enrolment.storage import Storage
-
-from .conftest import SDK
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "tests/support/enrolment_server.py"

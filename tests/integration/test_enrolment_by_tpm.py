@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from endorsement import Ends, ends
 from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, Machine, age_file, sign, text
 from enrolment_apps import Server
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment, Wire
@@ -33,8 +34,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import 
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import tpm
 from vauban_enrolment import verifier
 from vauban_enrolment.app import machines_app
-
-from .conftest import SDK
 
 INSTALLER = {4: "the installer", 11: "the parts of the installer"}
 INSTALLED = {4: "a boot loader", 11: "the parts of the product"}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, Sandbox
 
-ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 RELEASE = "6.12.0-amd64"
 MODULES = f"usr/lib/modules/{RELEASE}"
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
@@ -23,7 +23,6 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host impo
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, sandbox_at
 
 ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 HOSTS = ("paris-gw1", "paris-files1", "paris-laptop-01", "paris-laptop-02", "paris-logs1", "paris-time1")
 USERS = ("_chrony", "_rsyslog", "ipsec", "keepalived", "systemd-network")
 CONNECTIONS = "etc/swanctl/conf.d/connections.conf"

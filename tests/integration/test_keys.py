@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import self_signed
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure
@@ -28,7 +28,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 NOW = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)

@@ -17,8 +17,7 @@ import hosts
 import pytest
 from hosts import Host
 from rendering import render
-
-from .conftest import SDK
+from sdk import SDK
 
 COLLECTOR, SENDER = "10.9.0.1", "10.9.0.2"
 FILE = f"/var/log/collected/{SENDER}.log"

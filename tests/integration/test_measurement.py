@@ -8,7 +8,6 @@ The kernel in the UKI is a program of a few instructions, so nothing has to be b
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import measurement, signing, uki
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
@@ -30,7 +30,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Ma
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import free_port
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, UefiBoot, UserNic
 
-SDK = Path(os.environ.get("FLEET_SDK", Path(__file__).parents[2] / "build/sdk/current"))
 OWNER = "5f9c1a3e-7d0b-4d54-9d0e-2b8f5f0c6a11"
 BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 MARKER = "kernel was started"

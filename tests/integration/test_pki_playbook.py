@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +13,7 @@ from pathlib import Path
 
 import pytest
 from playing import ansible_playbook
-
-ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
+from sdk import SDK
 
 pytestmark = pytest.mark.skipif(
     not SDK.exists(), reason=f"no SDK at {SDK}: set FLEET_SDK, or build it with 'make build'"

@@ -21,6 +21,7 @@ from typing import Any
 import guests
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
@@ -30,8 +31,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import ho
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.resident import FAMILY, RECORD, Resident
 from ansible_collections.vauban.fleet.plugins.modules.qemu_vm import SPEC, Task
 
-ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 COLLECTIONS = Path(sys.modules[FleetError.__module__].__file__ or "").parents[5]
 
 pytestmark = [

@@ -28,12 +28,11 @@ from ipsec import Daemon
 from lab import lab
 from playing import ansible_playbook
 from rendering import render
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import load
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.ipsec import Ipsec
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.shared import Shared
-
-from .conftest import SDK
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE: dict[str, Any] = {

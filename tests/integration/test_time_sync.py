@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hosts import Host
 from rendering import render
-
-from .conftest import SDK
+from sdk import SDK
 
 SERVER, CLIENT, NAME = "10.9.0.1", "10.9.0.2", "time.example"
 KEYS = {1: "1" * 64, 2: "2" * 64}

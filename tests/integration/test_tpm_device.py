@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from guests import EPOCH, GUEST
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, Sandbox
@@ -23,7 +24,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Ma
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import KernelBoot, MachineSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current")).resolve()
 INSTALLER = yaml.safe_load((ROOT / "files/initrd/installer.yml").read_text("utf-8"))
 TPM_FILES = ["/usr/bin/tpm2", "/usr/bin/tpm2_*", "/usr/lib/x86_64-linux-gnu/libtss2-tcti-device.so.0"]
 LIBRARY = "usr/lib/vauban/ansible_collections/vauban/fleet/plugins/module_utils"

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
@@ -26,7 +27,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.process import de
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.serial import SerialError
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, UefiBoot
 
-SDK = Path(os.environ.get("FLEET_SDK", Path(__file__).parents[2] / "build/sdk/current"))
 OWNER = "5f9c1a3e-7d0b-4d54-9d0e-2b8f5f0c6a11"
 NO_BOOT_OPTION = "BdsDxe: No bootable option"
 FIRMWARE_TIMEOUT = 120.0  # seconds; an idle host needs 6

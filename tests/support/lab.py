@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 
-ROOT = Path(__file__).resolve().parents[2]
-SDK = Path(os.environ.get("FLEET_SDK", ROOT / "build/sdk/current"))
 # Where the directory of the test appears to the programs.
 SHARED = "/run/lab"
 _CLONE_NEWNET = 0x40000000
