@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -57,7 +57,12 @@ class Time(TypeDecorator[datetime]):
 class Base(DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {datetime: Time(), dict[str, Any]: JSON(), list[str]: JSON(), State: String(16)}  # noqa: RUF012
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: Time(),
+        dict[str, Any]: JSON(),
+        list[str]: JSON(),
+        State: String(16),
+    }
 
 
 class Schema(Base):
