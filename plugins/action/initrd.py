@@ -13,11 +13,12 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, remove_tree
-from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provisioning_server
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
 
 _OVERLAYS = {"system": ("root",), "installer": ("root", "installer_root")}
 _CONTENTS = {"system": ("system",), "installer": ("system", "installer")}
+_NETWORK_OVERLAY, _NETWORK_CONTENT = "installer_network_root", "installer_network"
 
 
 class ActionModule(StepAction):
@@ -33,6 +34,7 @@ class ActionModule(StepAction):
         "hardware_profiles": {"type": "list", "elements": "str", "default": []},
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         "release_certificate": {"type": "path"},
+        "enrolment": {"type": "dict", "default": {}},
         "compression_level": {"type": "int", "default": 6},
         "epoch": {"type": "int", "required": True},
     }
@@ -40,15 +42,20 @@ class ActionModule(StepAction):
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The tree without the roles' changes but for two files: most changes of a role must not cost an initrd."""
         kind = arguments["kind"]
-        self._contents = [_data.read(_data.FILES / f"initrd/{name}.yml") for name in _CONTENTS[kind]]
-        self._overlays = [_data.FILES / "initrd" / name for name in _OVERLAYS[kind]]
-        self._texts = _texts(arguments)
+        server = _provisioning_server.parse(arguments["enrolment"]) if kind == "installer" else None
+        contents = [*_CONTENTS[kind], *([_NETWORK_CONTENT] if server else [])]
+        overlays = [*_OVERLAYS[kind], *([_NETWORK_OVERLAY] if server else [])]
+        self._contents = [_data.read(_data.FILES / f"initrd/{name}.yml") for name in contents]
+        self._overlays = [_data.FILES / "initrd" / name for name in overlays]
+        self._texts = {**_texts(arguments), **(server.texts() if server else {})}
         profiles = _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"])
         self._modules = sorted({module for profile in profiles for module in profile.get("initrd_modules", [])})
+        # Of network cards an installer without network needs none.
+        self._cards = sorted({module for profile in profiles for module in profile["modules"]}) if server else []
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
-            "os-release, fstab and crypttab": _digest.of_data(self._texts),
-            "contents": _digest.of_data(self._contents, self._modules, arguments["compression_level"]),
+            "os-release, fstab, crypttab and enrolment": _digest.of_data(self._texts),
+            "contents": _digest.of_data(self._contents, self._modules, self._cards, arguments["compression_level"]),
             "overlays": _digest.of_tree(*self._overlays),
             "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in _CODE[kind])),
         }
@@ -69,6 +76,7 @@ class ActionModule(StepAction):
                 "contents": self._contents,
                 "overlay": list(overlays),
                 "modules": self._modules,
+                "cards": self._cards,
                 "texts": self._texts,
                 "compression_level": arguments["compression_level"],
                 "library": arguments["kind"] == "installer",
@@ -85,7 +93,7 @@ class ActionModule(StepAction):
 # Only an installer carries our library, so only there a change of it matters.
 _CODE = {
     "system": ("_image",),
-    "installer": ("_image", "_install", "_command.py", "_atomic.py", "_digest.py", "_errors.py"),
+    "installer": ("_image", "_install", "_tpm", "_command.py", "_atomic.py", "_digest.py", "_errors.py"),
 }
 
 

@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provisioning_server
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
 from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
@@ -33,6 +33,7 @@ class ActionModule(ControllerAction):
         "roles": {"type": "list", "elements": "str", "required": True},
         "hardware_profiles": {"type": "list", "elements": "str", "default": []},
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
+        "enrolment": {"type": "dict", "default": {}},
         **SIGNING_SPEC,
     }
 
@@ -64,6 +65,7 @@ def problems(
         yield FleetError("group builders has no host", where="inventory", remedy=remedy)
     checks: list[Callable[[], Any]] = [partial(find_role, role) for role in arguments["roles"]]
     checks.append(partial(_data.hardware, arguments["hardware_profiles"], arguments["hardware_directories"]))
+    checks.append(partial(_provisioning_server.parse, arguments["enrolment"]))
     checks.append(partial(_keys, arguments))
     for check in checks:
         try:

@@ -27,6 +27,27 @@ options:
   release_certificate:
     description: Certificate (PEM) that releases must be signed with; for O(kind=installer).
     type: path
+  enrolment:
+    description:
+      - The provisioning server that the installer installs from, for O(kind=installer). With an empty one it has no
+        network and installs from a medium only.
+      - The installer believes nobody else, and resolves no names.
+    type: dict
+    default: {}
+    suboptions:
+      url:
+        description: C(https://NAME[:PORT]).
+        type: str
+        required: true
+      authority:
+        description: File with the certificate (PEM) of the authority that certifies the server.
+        type: path
+        required: true
+      addresses:
+        description: Addresses of the server.
+        type: list
+        elements: str
+        required: true
   compression_level:
     description: Level of zstd, 1 to 19.
     type: int

@@ -31,6 +31,10 @@ options:
     type: list
     elements: str
     required: true
+  enrolment:
+    description: The provisioning server, as module M(vauban.fleet.initrd) takes it.
+    type: dict
+    default: {}
 extends_documentation_fragment:
   - vauban.fleet._build.hardware
   - vauban.fleet._build.signing

@@ -28,7 +28,8 @@ from enrolment_apps import Server
 from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment, Wire
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Quote
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import tpm

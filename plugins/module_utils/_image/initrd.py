@@ -19,6 +19,7 @@ TREE = Path("/run/tree")
 SDK = Path("/")
 LIBRARY = "usr/lib/vauban"
 _UNITS = "usr/lib/systemd/system"
+_NETWORK_CARDS = Path("kernel/drivers/net")
 _LINKED = re.compile(r"(?:=> )?(/\S+) \(0x[0-9a-f]+\)")
 _USR = ("bin", "lib", "lib64", "sbin")
 _DIRECTORIES = ("dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "var", *(f"usr/{name}" for name in _USR))
@@ -32,6 +33,7 @@ def build(
     texts: Mapping[str, str],
     compression_level: int,
     library: bool = False,
+    cards: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Build an initrd at /run/out/initrd from the tree at /run/tree. Runs inside the SDK.
 
@@ -41,6 +43,7 @@ def build(
     :param texts: path -> content of further files.
     :param compression_level: of zstd(1).
     :param library: take along this library, for the installer.
+    :param cards: kernel modules of which those of network cards are taken.
     :returns: ``files``: how many there are.
     :raises FleetError: a listed file, unit or module does not exist.
     """
@@ -57,7 +60,9 @@ def build(
         _copy_files(SDK, content.get("sdk_files", ()), root)
         _copy_units(content.get("units", ()), root)
         names |= set(content.get("modules", ()))
-    kernel_modules.install(kernel_modules.KernelModules(TREE, release), sorted(names), root)
+    known = kernel_modules.KernelModules(TREE, release)
+    names |= set(known.below(_NETWORK_CARDS, cards))
+    kernel_modules.install(known, sorted(names), root)
     for directory in overlay:
         _copy_own(Path(directory), root)
     for name, text in texts.items():
@@ -74,7 +79,8 @@ def _copy_library(root: Path) -> None:
     """The packages that an installation imports, below :data:`LIBRARY`."""
     source = Path(__file__).parent.parent
     dest = root / LIBRARY / "ansible_collections/vauban/fleet/plugins/module_utils"
-    _copy_own(source / "_install", dest / "_install")
+    for name in ("_install", "_tpm"):
+        _copy_own(source / name, dest / name)
     for path in source.glob("_*.py"):
         _copy_own(path, dest / path.name)
 

@@ -54,6 +54,10 @@ class KernelModules:
             )
         return sorted(wanted.values())
 
+    def below(self, directory: Path, names: Iterable[str]) -> list[str]:
+        """Those of the modules that lie below a directory of the kernel's sources."""
+        return [name for name in names if directory in self._files.get(name.replace("-", "_"), Path()).parents]
+
     def _index(self, order: Path) -> None:
         self._files = {_name(line): Path(line) for line in _lines(order)}
         # modules.order names what the kernel built (.o or .ko); the package may hold it compressed.

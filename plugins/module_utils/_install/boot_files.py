@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -58,3 +59,18 @@ def _place(source: Path, dest: Path) -> None:
         writer.flush()
         os.fsync(writer.fileno())
     temporary.rename(dest)
+
+
+def enter(disk: Path, label: str) -> dict[str, Any]:
+    """Make the boot loader the firmware's first choice (UEFI specification, 3.1), in place of an earlier entry.
+
+    :param disk: its first partition is the EFI system partition.
+    :returns: evidence: the order that firmware will try.
+    """
+    known = run(["efibootmgr"]).stdout
+    for number in re.findall(rf"^Boot([0-9A-F]{{4}})[* ] {re.escape(label)}(?:\t|$)", known, re.MULTILINE):
+        run(["efibootmgr", "--quiet", "--delete-bootnum", "--bootnum", number])
+    entry = ["--label", label, "--loader", "\\" + BOOT_LOADER_PATHS[1].replace("/", "\\")]
+    run(["efibootmgr", "--quiet", "--create", "--disk", disk, "--part", "1", *entry])
+    order = re.search(r"^BootOrder: (.*)$", run(["efibootmgr"]).stdout, re.MULTILINE)
+    return {"boot_order": order[1] if order else ""}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install import boot_files, disks, state, volumes
@@ -51,6 +51,14 @@ class Request:
             raise FleetError(f"not JSON: {exc}", where=where) from exc
         if not isinstance(data, dict):
             raise FleetError("the top level must be an object", where=where)
+        return cls.of(data, where)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], where: str) -> Request:
+        """Read the form of a mapping.
+
+        :raises FleetError: names the file and the key.
+        """
         for key, value in data.items():
             if key not in _KEYS:
                 raise FleetError("unknown key", where=f"{where}: {key}", remedy=f"known keys: {', '.join(_KEYS)}")
@@ -78,17 +86,42 @@ class Report:
         return json.dumps(self.__dict__, sort_keys=True)
 
 
+class Site(Protocol):
+    """What a site gives to and takes from a machine that is being installed (``provisioning.py``)."""
+
+    def began(self, step: str) -> None:
+        """A step begins."""
+
+    def escrow(self, sealing: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the recovery key away; evidence: the receipt. Without one the installation ends."""
+
+    def furnish(self, state: Path, core: Path) -> Mapping[str, Any]:
+        """Put what is the host's own on its state volume; evidence.
+
+        :param core: device of the core's file system.
+        """
+
+
 class Installation:
     """Installs a release on one disk. Stops at the first failed step.
 
     :param say: called with one line of text as each step begins.
+    :param site: none when a medium is all there is. Then the recovery key is in the report only, encrypted.
     """
 
-    def __init__(self, directory: Path, certificate: Path, request: Request, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        certificate: Path,
+        request: Request,
+        say: Callable[[str], None],
+        site: Site | None = None,
+    ) -> None:
         self.directory = directory
         self.certificate = certificate
         self.request = request
         self.say = say
+        self.site = site
         self.report = Report()
 
     def run(self) -> Report:
@@ -117,8 +150,7 @@ class Installation:
         self.say(f"everything on {disk} will be erased:")
         for line in disk.contents or ("nothing recognised",):
             self.say(f"  {line}")
-        manifest = release.manifest
-        group, places = manifest["volume_group"], manifest["state"]["places"]
+        group = release.manifest["volume_group"]
         with self._step("erase disk") as evidence:
             evidence.update(volumes.erase(disk))
         with self._step("partition disk"):
@@ -128,25 +160,35 @@ class Installation:
             evidence.update(volumes.write_core(release, core))
         with self._step("make swap volume"):
             volumes.create_volume(group, "swap", self.request.swap_size)
-        key = state.new_key()
-        with self._step("format state"):
-            device = volumes.create_volume(group, "state", self.request.state_size)
-            state.format_volume(device, key)
-        with self._step("populate state") as evidence:
-            evidence.update(state.populate(device, key, places))
-        with self._step("seal state") as evidence:
-            sealing = manifest["state"]
-            evidence.update(
-                state.seal(
-                    device,
-                    key,
-                    pcrs=sealing["pcrs"],
-                    public_key=sealing["pcr_public_key"],
-                    recipients=manifest["escrow"]["recipients"],
-                )
-            )
+        self._make_state(release, core)
         with self._step("install boot files") as evidence:
             evidence.update(boot_files.install(release, esp))
+        with self._step("enter boot loader") as evidence:
+            evidence.update(boot_files.enter(disk.path, release.product))
+
+    def _make_state(self, release: Release, core: Path) -> None:
+        """The state volume. It is used only when its recovery key is where it belongs."""
+        wanted = release.manifest["state"]
+        recipients = release.manifest["escrow"]["recipients"]
+        key = state.new_key()
+        with self._step("format state"):
+            device = volumes.create_volume(release.manifest["volume_group"], "state", self.request.state_size)
+            state.format_volume(device, key)
+        with self._step("enroll keys") as evidence:
+            bound = {"pcrs": wanted["pcrs"], "public_key": wanted["pcr_public_key"]}
+            sealing = state.enroll(device, key, **bound, recipients=recipients)
+            evidence.update(sealing)
+        if self.site is not None:
+            with self._step("escrow recovery key") as evidence:
+                evidence.update(self.site.escrow(sealing))
+        with state.opened(device, key) as root:
+            with self._step("populate state") as evidence:
+                evidence.update(state.make_places(root, wanted["places"]))
+            if self.site is not None:
+                with self._step("furnish state") as evidence:
+                    evidence.update(self.site.furnish(root, core))
+        with self._step("seal state") as evidence:
+            evidence.update({**sealing, **state.seal(device, key)})
 
     def _check_size(self, disk: disks.Disk, release: Release) -> None:
         wanted = self.request
@@ -161,6 +203,8 @@ class Installation:
     @contextmanager
     def _step(self, name: str) -> Iterator[dict[str, Any]]:
         self.say(name)
+        if self.site is not None:
+            self.site.began(name)
         evidence: dict[str, Any] = {}
         started = time.monotonic()
         try:

@@ -4,36 +4,40 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Report, Request
+from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
+from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning
+from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
 
 MEDIUM = Path("/dev/disk/by-label/VAUBAN_RELEASE")
 MOUNT_POINT = Path("/run/medium")
+DOWNLOADS = Path("/run/provisioning")
 CERTIFICATE = Path("/etc/vauban/release.crt")
+SERVER = Path("/etc/vauban/enrolment.json")
+AUTHORITY = Path("/etc/vauban/authority.pem")
 REQUEST = "install.json"
 REPORT_PORT = Path("/dev/virtio-ports/vauban.report")
 
 
 def main() -> int:
-    """Install from the attached release medium, report, and switch the machine off. Runs in the installer's initrd."""
-    report = Report()
+    """Install this machine, from an attached medium or else over the network. Runs in the installer's initrd."""
     try:
-        report = _install()
+        what, then = _from_medium() if MEDIUM.exists() else _from_network()
     except FleetError as exc:
         _say(f"INSTALLATION FAILED: {exc}")
         return 1
-    _say(f"INSTALLED {report.product} {report.version}")
-    run(["systemctl", "--no-block", "poweroff"])
+    _say(f"INSTALLED {what}")
+    run(["systemctl", "--no-block", then])
     return 0
 
 
-def _install() -> Report:
-    if not MEDIUM.exists():
-        raise FleetError("no release medium is attached", where=str(MEDIUM))
+def _from_medium() -> tuple[str, str]:
+    """Whoever put the medium in takes it out again: the machine is switched off."""
     MOUNT_POINT.mkdir(parents=True, exist_ok=True)
     run(["mount", "-o", "ro,nodev,nosuid,noexec", MEDIUM, MOUNT_POINT])
     path = MOUNT_POINT / REQUEST
@@ -41,10 +45,20 @@ def _install() -> Report:
         raise FleetError("the medium does not say what to install where", where=str(path))
     installation = Installation(MOUNT_POINT, CERTIFICATE, Request.parse(path.read_text("utf-8"), REQUEST), _say)
     try:
-        return installation.run()
+        done = installation.run()
     finally:
         if REPORT_PORT.exists():
             REPORT_PORT.write_text(installation.report.as_json() + "\n")
+    return f"{done.product} {done.version}", "poweroff"
+
+
+def _from_network() -> tuple[str, str]:
+    if not SERVER.exists():
+        raise FleetError("no release medium is attached, and this image knows no server", where=str(MEDIUM))
+    DOWNLOADS.mkdir(mode=0o700)
+    run(["mount", "-t", "tmpfs", "-o", "mode=0700,nodev,nosuid,noexec,size=64m", "tmpfs", DOWNLOADS])
+    wire = Wire(json.loads(SERVER.read_text("utf-8"))["url"], AUTHORITY)
+    return Provisioning(wire, CERTIFICATE, DOWNLOADS, _say).run(), "reboot"
 
 
 def _say(text: str) -> None:

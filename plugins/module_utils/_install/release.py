@@ -64,9 +64,20 @@ class Release:
 def open_release(directory: Path, certificate: Path) -> Release:
     """Verify the manifest's signature, then every file the machine gets.
 
+    :raises FleetError: names the file that is missing, changed or not signed.
+    """
+    release = Release(directory, verified_manifest(directory, certificate))
+    for part in PARTS:
+        check_file(release.path(part), release.manifest[part])
+    return release
+
+
+def verified_manifest(directory: Path, certificate: Path) -> Mapping[str, Any]:
+    """The manifest of a directory, if its signature is good.
+
     The signature is a detached CMS (RFC 5652) by exactly ``certificate``, which is part of the signed installer.
 
-    :raises FleetError: names the file that is missing, changed or not signed.
+    :raises FleetError: a file is missing, or the manifest is not signed, or no manifest.
     """
     manifest, signature = directory / MANIFEST, directory / SIGNATURE
     for path in (manifest, signature):
@@ -80,10 +91,7 @@ def open_release(directory: Path, certificate: Path) -> Release:
         run(command)
     except CommandError as exc:
         raise FleetError(f"the release is not signed by {certificate}: {exc.message}", where=str(manifest)) from exc
-    release = Release(directory, parse(manifest.read_text("utf-8")))
-    for part in PARTS:
-        check_file(release.path(part), release.manifest[part])
-    return release
+    return parse(manifest.read_text("utf-8"))
 
 
 def parse(text: str) -> Mapping[str, Any]:

@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _ZERO = "0" * 64
 # credentials from outside the image, 15 the volume keys already used (systemd-stub(7), crypttab(5)).
 _EXPECTED_ZERO = (12, 15)
 _TOKENS = ["systemd-recovery", "systemd-tpm2"]
+_OWN_SLOT = "0"  # of the installation's own key
 
 
 def format_volume(device: Path, key: bytes) -> None:
@@ -34,36 +36,16 @@ def format_volume(device: Path, key: bytes) -> None:
     run(command, stdin=key)
 
 
-def populate(device: Path, key: bytes, places: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Make the file system and the writable places on it.
-
-    :param places: as ``files/state_places.yml``.
-    :returns: evidence: the machine id, and the places made.
-    """
-    run(["cryptsetup", "open", "--key-file", "-", device, MAPPER], stdin=key)
-    try:
-        volume = f"/dev/mapper/{MAPPER}"
-        run(["mkfs.ext4", "-q", "-L", "state", volume])
-        with tempfile.TemporaryDirectory(prefix="state-") as name:
-            run(["mount", "-o", "nodev,nosuid,noexec", volume, name])
-            try:
-                machine_id = _make_places(Path(name), places)
-            finally:
-                run(["umount", name])
-    finally:
-        run(["cryptsetup", "close", MAPPER])
-    return {"machine_id": machine_id, "places": [place["path"] for place in places]}
-
-
-def seal(
+def enroll(
     device: Path, key: bytes, *, pcrs: Sequence[int], public_key: str, recipients: Sequence[str]
 ) -> dict[str, Any]:
-    """Let the TPM and a recovery key open the volume, and nothing else any more.
+    """Give the volume a recovery key and let the TPM open it. The installation's own key still does, too.
 
     :param pcrs: registers bound literally; the signed policy on PCR 11 comes on top (systemd-cryptenroll(1)).
     :param public_key: PEM, of the key that signs the PCR 11 policies of this product's UKIs.
     :param recipients: age recipients of the recovery key. It is encrypted here and never stored in clear.
-    :returns: evidence: tokens and key slots as the header shows them, and the encrypted recovery key (armoured).
+    :returns: evidence: tokens and key slots that the header will have after :func:`seal`, and the encrypted recovery
+        key (armoured).
     :raises FleetError: no recipient, or the header does not end up as intended.
     """
     if not recipients:
@@ -81,10 +63,56 @@ def seal(
     escrowed = _encrypt(recovery, recipients)
     if not _opens(device, recovery):
         raise FleetError("the new recovery key does not open the volume", where=str(device))
-    run(["systemd-cryptenroll", "--wipe-slot=0", device])
+    return {**_header(device, without=_OWN_SLOT), "recovery_key": escrowed, "pcrs": [*pcrs, 11]}
+
+
+@contextmanager
+def opened(device: Path, key: bytes) -> Iterator[Path]:
+    """The volume with a new file system, mounted at the directory that this yields."""
+    run(["cryptsetup", "open", "--key-file", "-", device, MAPPER], stdin=key)
+    try:
+        volume = f"/dev/mapper/{MAPPER}"
+        run(["mkfs.ext4", "-q", "-L", "state", volume])
+        with tempfile.TemporaryDirectory(prefix="state-") as name:
+            run(["mount", "-o", "nodev,nosuid,noexec", volume, name])
+            try:
+                yield Path(name)
+            finally:
+                run(["umount", name])
+    finally:
+        run(["cryptsetup", "close", MAPPER])
+
+
+def make_places(root: Path, places: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Make the writable places of the machine.
+
+    :param root: where the volume is mounted.
+    :param places: as ``files/state_places.yml``.
+    :returns: evidence: the machine id, and the places made.
+    """
+    machine_id = secrets.token_hex(16)
+    for place in places:
+        path = root / place["path"].lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if place["kind"] == "directory":
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_text(f"{machine_id}\n" if place["path"] == "/etc/machine-id" else "")
+        path.chmod(int(place["mode"], 8))
+    os.sync()
+    return {"machine_id": machine_id, "places": [place["path"] for place in places]}
+
+
+def seal(device: Path, key: bytes) -> dict[str, Any]:
+    """Let nothing but the TPM and the recovery key open the volume any more.
+
+    :returns: evidence: tokens and key slots as the header shows them.
+    :raises FleetError: the header does not end up as intended.
+    """
+    run(["systemd-cryptenroll", f"--wipe-slot={_OWN_SLOT}", device])
     if _opens(device, key):
         raise FleetError("the installation's own key still opens the volume", where=str(device))
-    return {**_header(device), "recovery_key": escrowed, "pcrs": [*pcrs, 11]}
+    return _header(device)
 
 
 def new_key() -> bytes:
@@ -109,14 +137,15 @@ def _opens(device: Path, key: bytes) -> bool:
     return run(command, stdin=key, check=False).returncode == 0
 
 
-def _header(device: Path) -> dict[str, Any]:
+def _header(device: Path, *, without: str | None = None) -> dict[str, Any]:
     """Key slots and tokens of the LUKS2 header.
 
+    :param without: a slot that is not counted.
     :raises FleetError: other than exactly one TPM slot and one recovery slot.
     """
     header = json.loads(run(["cryptsetup", "luksDump", "--dump-json-metadata", device]).stdout)
     tokens = sorted(token["type"] for token in header["tokens"].values())
-    slots = sorted(header["keyslots"])
+    slots = sorted(slot for slot in header["keyslots"] if slot != without)
     if tokens != _TOKENS or len(slots) != len(_TOKENS):
         raise FleetError(f"expected the tokens {_TOKENS}, found {tokens} with key slots {slots}", where=str(device))
     segment = header["segments"]["0"]
@@ -126,17 +155,3 @@ def _header(device: Path) -> dict[str, Any]:
         "encryption": segment["encryption"],
         "integrity": segment["integrity"]["type"],
     }
-
-
-def _make_places(root: Path, places: Sequence[Mapping[str, str]]) -> str:
-    machine_id = secrets.token_hex(16)
-    for place in places:
-        path = root / place["path"].lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if place["kind"] == "directory":
-            path.mkdir(exist_ok=True)
-        else:
-            path.write_text(f"{machine_id}\n" if place["path"] == "/etc/machine-id" else "")
-        path.chmod(int(place["mode"], 8))
-    os.sync()
-    return machine_id

@@ -8,6 +8,7 @@ With the service itself: tests/integration/test_enrolment_by_tpm.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import ssl
@@ -23,7 +24,8 @@ import pytest
 from certificates import P256, Authority, ec_key, pem
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment, Wire
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
 
 SITE = Authority.root("Site", ec_key(P256))
 RELEASE = {"product": "server", "version": "1.0", "manifest_sha256": "ab" * 32}
@@ -189,3 +191,40 @@ def test_recovery_key_without_a_good_receipt_is_an_error(
     enrolment.apply(RELEASE, {}, None)
     with pytest.raises(FleetError, match=said):
         enrolment.escrow("age", ["age1x"], {"tokens": [], "key_slots": []})
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_download_that_is_cut_off_goes_on(stub: Stub, wire: Callable[..., Wire], tmp_path: Path) -> None:
+    stub.replies = [(200, b"first ", {"Content-Length": "12"}), (503, {}, {}), (206, b"second", {})]
+    wire().download("/core", tmp_path / "core", sha256=sha256(b"first second"), limit=12)
+    assert (tmp_path / "core").read_bytes() == b"first second"
+
+
+def test_download_goes_on_where_the_server_cannot(stub: Stub, wire: Callable[..., Wire], tmp_path: Path) -> None:
+    """One that knows no ranges sends all of it again."""
+    stub.replies = [(200, b"first ", {"Content-Length": "12"}), (200, b"first second", {})]
+    wire().download("/core", tmp_path / "core", sha256=sha256(b"first second"), limit=12)
+    assert (tmp_path / "core").read_bytes() == b"first second"
+
+
+def test_download_of_another_file_is_not_kept(stub: Stub, wire: Callable[..., Wire], tmp_path: Path) -> None:
+    stub.replies = [(200, b"other", {})]
+    with pytest.raises(FleetError, match=r"SHA-256 is .*, and should be"):
+        wire().download("/core", tmp_path / "core", sha256=sha256(b"this"), limit=5)
+    assert not (tmp_path / "core").exists()
+
+
+def test_download_without_end_is_ended(stub: Stub, wire: Callable[..., Wire], tmp_path: Path) -> None:
+    stub.replies = [(200, bytes(1000), {})]
+    with pytest.raises(FleetError, match="more than 999 bytes"):
+        wire().download("/core", tmp_path / "core", sha256=sha256(bytes(1000)), limit=999)
+    assert (tmp_path / "core").stat().st_size <= 999
+
+
+def test_download_of_what_is_not_there(stub: Stub, wire: Callable[..., Wire], tmp_path: Path) -> None:
+    stub.replies = [(404, {}, {})]
+    with pytest.raises(FleetError, match=r"no such file \(404\)"):
+        wire().download("/core", tmp_path / "core", sha256=sha256(b""), limit=1)

@@ -1,0 +1,167 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""An installation over the network: from a stranger to a host whose disk is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install import disks, hardware
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
+from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
+    MANIFEST,
+    PARTS,
+    SIGNATURE,
+    verified_manifest,
+)
+from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
+from ansible_collections.vauban.fleet.plugins.module_utils._tpm.machine import Tpm
+
+OS_RELEASE = Path("/etc/initrd-release")
+_CONFIGURATION_LIMIT = 64 * 1024 * 1024  # bytes
+# What of the whole is done when a step of the installation begins; measured in an emulated machine.
+_PERCENT = {
+    "verify release": 20,
+    "choose disk": 25,
+    "erase disk": 26,
+    "partition disk": 28,
+    "write core": 32,
+    "make swap volume": 45,
+    "format state": 47,
+    "enroll keys": 65,
+    "escrow recovery key": 75,
+    "populate state": 78,
+    "furnish state": 80,
+    "seal state": 88,
+    "install boot files": 92,
+    "enter boot loader": 97,
+}
+
+
+class Provisioning:
+    """Installs what the provisioning server says, if the server says it to this machine.
+
+    :param certificate: that releases are signed with.
+    :param directory: on a tmpfs, for its owner only.
+    :param say: called with one line of text as something begins.
+    """
+
+    def __init__(self, wire: Wire, certificate: Path, directory: Path, say: Callable[[str], None]) -> None:
+        self._wire, self._certificate, self._directory, self._say = wire, certificate, directory, say
+        self._enrolment = Enrolment(wire, say)
+        self._wanted: Mapping[str, Any] = {}
+        self._receipt = ""
+
+    def run(self) -> str:
+        """Enrol, install, report; return the name of the host.
+
+        :raises FleetError: what went wrong first. If the server still listens, it knows, too.
+        """
+        release = self._directory / "release"
+        release.mkdir()
+        self._say(f"asking {self._wire.url}")
+        product, version = _own_release()
+        manifest = self._fetch_manifest(release, f"/releases/{quote(product)}/{quote(version)}")
+        applied = {"product": product, "version": version, "manifest_sha256": _sha256(release / MANIFEST)}
+        self._enrolment.apply(applied, hardware.describe(disks.list_disks()), self._tpm())
+        try:
+            return self._install(release, applied, manifest)
+        except FleetError as exc:
+            with suppress(FleetError):
+                self._enrolment.report("failed", 0, _line(str(exc)), exc.as_failure())
+            raise
+
+    def began(self, step: str) -> None:
+        """Say at the server how far the installation is."""
+        self._enrolment.report(step.replace(" ", "_"), _PERCENT[step], step, {})
+
+    def escrow(self, sealing: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the recovery key away; the evidence is the receipt."""
+        recipients = self._wanted["escrow"]["recipients"]
+        receipt = self._enrolment.escrow(sealing["recovery_key"], recipients, sealing)
+        self._receipt = receipt["sha256"]
+        return {"receipt": receipt}
+
+    def furnish(self, state: Path, core: Path) -> Mapping[str, Any]:
+        """Put what is the host's own on its state volume."""
+        return {"host": self._wanted["host"]}
+
+    def _install(self, release: Path, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
+        wanted = self._wanted = self._enrolment.installation()
+        host = str(wanted["host"])
+        if wanted["release"] != applied:
+            raise FleetError(f"host {host} is to become {_name(wanted['release'])}, and not {_name(applied)}")
+        # The server hands keys over and keeps them. Who can read them is what the signer of the release said.
+        if sorted(wanted["escrow"]["recipients"]) != sorted(manifest["escrow"]["recipients"]):
+            raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
+        request = Request.of({"disk": wanted["disk"], **wanted["sizes"]}, f"installation of {host}")
+        self._say(f"this machine becomes {host}")
+        self._enrolment.report("download", 5, f"fetching {_name(applied)}", {})
+        self._fetch_parts(release, manifest)
+        done = Installation(release, self._certificate, request, self._say, self).run()
+        sealed = next(step["evidence"] for step in done.steps if step["step"] == "seal state")
+        evidence = {
+            "receipt": self._receipt,
+            "manifest_sha256": applied["manifest_sha256"],
+            "tokens": sealed["tokens"],
+            "key_slots": sealed["key_slots"],
+        }
+        self._enrolment.report("written", 100, "restarting from the disk", evidence)
+        return host
+
+    def _fetch_manifest(self, release: Path, path: str) -> Mapping[str, Any]:
+        for name in (MANIFEST, SIGNATURE):
+            answer = self._wire.ask("GET", f"{path}/{name}")
+            if answer.status != 200:
+                raise FleetError(f"the server has no such release ({answer.status})", where=f"{self._wire.url}{path}")
+            (release / name).write_bytes(answer.body)
+        return verified_manifest(release, self._certificate)
+
+    def _fetch_parts(self, release: Path, manifest: Mapping[str, Any]) -> None:
+        """Fetch what an installation needs, before anything of the disk is touched."""
+        size = sum(manifest[part]["size"] for part in PARTS)
+        run(["mount", "-o", f"remount,size={size + _CONFIGURATION_LIMIT}", self._directory])
+        path = f"/releases/{quote(manifest['product'])}/{quote(manifest['version'])}"
+        for part in PARTS:
+            entry = manifest[part]
+            where = f"{path}/{quote(entry['file'])}"
+            self._wire.download(where, release / entry["file"], sha256=entry["sha256"], limit=entry["size"])
+
+    def _tpm(self) -> Tpm | None:
+        """None where there is none: the site may have declared such a machine, and in any case sees it in its list."""
+        directory = self._directory / "tpm"
+        directory.mkdir(mode=0o700)
+        try:
+            return Tpm(directory)
+        except FleetError as exc:
+            self._say(str(exc))
+            return None
+
+
+def _own_release() -> tuple[str, str]:
+    """Product and version that this image was made for (os-release(5))."""
+    lines = OS_RELEASE.read_text("utf-8").splitlines()
+    values = dict(line.partition("=")[::2] for line in lines if "=" in line)
+    return values["IMAGE_ID"].strip('"'), values["IMAGE_VERSION"].strip('"')
+
+
+def _name(release: Mapping[str, str]) -> str:
+    return f"{release['product']} {release['version']} (manifest {release['manifest_sha256'][:12]})"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300]
