@@ -17,6 +17,8 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provis
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
 
 _OVERLAYS = {"system": ("root",), "installer": ("root", "installer_root")}
+# Options of mounts that name paths.
+_PATHS = ("lowerdir", "x-systemd.requires-mounts-for")
 _CONTENTS = {"system": ("system",), "installer": ("system", "installer")}
 _NETWORK_OVERLAY, _NETWORK_CONTENT = "installer_network_root", "installer_network"
 
@@ -118,9 +120,16 @@ def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
 def _below_sysroot(line: str) -> str:
     """A line of fstab(5) of the core, as the initrd mounts it."""
     what, where, kind, options, *rest = line.split()
-    kept = [option for option in options.split(",") if not option.startswith("x-")]
-    source = what if what.startswith("/dev/") else f"/sysroot{what}"
+    kept = [_option(option) for option in options.split(",") if not option.startswith("x-initrd.")]
+    source = f"/sysroot{what}" if what.startswith("/") and not what.startswith("/dev/") else what
     return " ".join([source, f"/sysroot{where}", kind, ",".join(kept), *rest]) + "\n"
+
+
+def _option(option: str) -> str:
+    name, equals, value = option.partition("=")
+    if name not in _PATHS:
+        return option
+    return name + equals + ":".join(f"/sysroot{path}" for path in value.split(":"))
 
 
 def _certificate(path: Path) -> str:

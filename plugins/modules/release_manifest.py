@@ -50,8 +50,8 @@ options:
     required: true
   state_places:
     description:
-      - Writable places of the machine, which the installer makes in the state volume.
-      - Each has C(path), C(kind) (C(directory) or C(file)) and C(mode), an octal number as text.
+      - What the state volume adds to the core; the installer makes it there.
+      - Each has C(path), C(kind) (C(configuration), C(directory) or C(file)) and C(mode), an octal number as text.
     type: list
     elements: dict
     required: true

@@ -138,6 +138,11 @@ def test_nothing_else_that_is_writable_runs_programs(mounts: dict[str, dict[str,
     assert [each["target"] for each in writable if not {"nodev", "nosuid", "noexec"} <= each["options"]] == []
 
 
+def test_configuration_of_the_host_cannot_be_written_or_run(mounts: dict[str, dict[str, Any]]) -> None:
+    assert mounts["/etc"]["fstype"] == "overlay"
+    assert {"ro", "nodev", "nosuid", "noexec"} <= mounts["/etc"]["options"]
+
+
 def test_state_is_encrypted_and_authenticated(shell: Shell, mounts: dict[str, dict[str, Any]]) -> None:
     assert {mounts[place]["source"].split("[")[0] for place in ("/state", "/var", "/home")} == {"/dev/mapper/state"}
     table = shell("dmsetup table state")

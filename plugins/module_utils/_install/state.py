@@ -17,6 +17,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 MAPPER = "state"
+# Where on the volume the host's configuration is, which stands in front of that of the core.
+CONFIGURATION = "configuration"
 _ZERO = "0" * 64
 # Registers that are untouched while the initrd of a signed UKI runs, whatever the machine: 12 holds command lines and
 # credentials from outside the image, 15 the volume keys already used (systemd-stub(7), crypttab(5)).
@@ -92,9 +94,9 @@ def make_places(root: Path, places: Sequence[Mapping[str, str]]) -> dict[str, An
     """
     machine_id = secrets.token_hex(16)
     for place in places:
-        path = root / place["path"].lstrip("/")
+        path = (root / CONFIGURATION if place["kind"] == "configuration" else root) / place["path"].lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if place["kind"] == "directory":
+        if place["kind"] != "file":
             path.mkdir(exist_ok=True)
         else:
             path.write_text(f"{machine_id}\n" if place["path"] == "/etc/machine-id" else "")
