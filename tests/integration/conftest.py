@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 
 import builds
 import hosts
+import playing
 import pytest
-from playing import ansible_playbook
 from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image import lock
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,6 +80,16 @@ def _group(file: Path) -> str:
     return next((group for group, files in _TOGETHER.items() if name in files), name)
 
 
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """Runs programs of the SDK."""
+    if not SDK.exists():
+        pytest.skip(f"no SDK at {SDK}: run 'make build', or set FLEET_SDK")
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed: run 'make host'")
+    return Sandbox(SDK, tmp_path_factory.mktemp("scratch"))
+
+
 @pytest.fixture
 def layer(tmp_path: Path) -> Path:
     return tmp_path / "layer"
@@ -113,8 +124,7 @@ def play_in_tree(tmp_path: Path, layer: Path, base: Path) -> Play:
         book = [{**task, **goes_on, "register": name} for task, name in zip(tasks, names, strict=True)]
         # Printed, since a module that writes a file takes as long as all the rest; encoded, so that it is one word.
         book.append({"ansible.builtin.debug": {"msg": f"{{{{ [{', '.join(names)}] | to_json | b64encode }}}}"}})
-        play = {"hosts": "all", "gather_facts": False, "tasks": book}
-        done = _run_play(tmp_path, base, layer, play, *options, **variables)
+        done = playing.play_in_tree(tmp_path, SDK, base, {"tasks": book}, *options, layer=layer, **variables)
         assert done.returncode == 0, done.stdout + done.stderr
         results = re.findall('"msg": "([A-Za-z0-9+/=]+)"', done.stdout)[-1]
         return Played(json.loads(base64.b64decode(results)), done.stdout + done.stderr)
@@ -162,25 +172,8 @@ def rootless(reference: builds.Built, user: builds.User, user_place: builds.Plac
 
 def play_roles(directory: Path, base: Path, *roles: str, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Apply roles to a tree; changes go to ``layer`` below the directory."""
-    play = {"hosts": "all", "gather_facts": False, "roles": [f"vauban.fleet.{name}" for name in roles]}
-    return _run_play(directory, base, directory / "layer", play, **variables)
-
-
-def _run_play(
-    directory: Path, base: Path, layer: Path, play: dict[str, Any], *options: str, **variables: Any
-) -> subprocess.CompletedProcess[str]:
-    """Run one play over connection rootfs, with its files in the directory."""
-    host = {
-        "ansible_connection": "vauban.fleet.rootfs",
-        "ansible_python_interpreter": "/run/vauban/python3",
-        "rootfs_sdk": str(SDK),
-        "rootfs_base": str(base),
-        "rootfs_layer": str(layer),
-        **variables,
-    }
-    (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": {"product": host}}}))
-    (directory / "play.json").write_text(json.dumps([play]))
-    return ansible_playbook(directory, "-i", "hosts.json", "play.json", *options)
+    play = {"roles": [f"vauban.fleet.{name}" for name in roles]}
+    return playing.play_in_tree(directory, SDK, base, play, layer=directory / "layer", **variables)
 
 
 @pytest.fixture(scope="session")

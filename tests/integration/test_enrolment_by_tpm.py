@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import socket
 import ssl
 import threading
@@ -22,33 +20,17 @@ import uvicorn
 from certificates import P256, Authority, ec_key, pem
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from endorsement import Ends, ends
-from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, Machine, age_file, sign, text
+from endorsement import Ends
+from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, Machine, age_file, sign
 from enrolment_apps import Server
-from sdk import SDK
+from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, authorities, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
-from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Quote
-from ansible_collections.vauban.fleet.plugins.module_utils._vm import tpm
 from vauban_enrolment import verifier
 from vauban_enrolment.app import machines_app
-
-INSTALLER = {4: "the installer", 11: "the parts of the installer"}
-INSTALLED = {4: "a boot loader", 11: "the parts of the product"}
-UNTOUCHED = {"12": "00" * 32, "13": "00" * 32}
-
-
-def registers(words: Mapping[int, str]) -> dict[str, str]:
-    """What a TPM holds after these words were measured."""
-    measured = {number: hashlib.sha256(word.encode()).digest() for number, word in words.items()}
-    values = {str(number): hashlib.sha256(bytes(32) + digest).hexdigest() for number, digest in measured.items()}
-    return {**values, **UNTOUCHED}
-
-
-PREDICTED = {"installer": registers(INSTALLER), "installed": registers(INSTALLED)}
 
 
 @dataclass
@@ -73,55 +55,15 @@ class Judge:
         return self.both.server("check_quote", ak_public, quote, nonce, expected)
 
 
-class Tpm:
-    """The TPM of a machine, as the installer asks it."""
-
-    def __init__(self, both: Ends, name: str) -> None:
-        self.both, self.name = both, name
-        self._make_keys()
-        self.sha256 = both.check_ek(self.ek.public, None, []).sha256
-
-    def boot(self, words: Mapping[int, str]) -> None:
-        self.both.machine(self.name, "off")
-        self.both.machine(self.name, "boot", words)
-        self._make_keys()
-
-    def _make_keys(self) -> None:
-        """The same after each boot."""
-        self.ek, self.ak = self.both.machine(self.name, "read_ek"), self.both.machine(self.name, "make_ak")
-
-    def public(self) -> dict[str, str | None]:
-        certificate = text(self.ek.certificate) if self.ek.certificate else None
-        return {"ek_public": text(self.ek.public), "ek_certificate": certificate, "ak_public": text(self.ak.public)}
-
-    def activate(self, challenge: Mapping[str, str]) -> bytes:
-        blob, secret = (base64.b64decode(challenge[name]) for name in ("credential_blob", "secret"))
-        return bytes(self.both.machine(self.name, "activate", self.ak, blob, secret))
-
-    def quote(self, nonce: str, pcrs: Mapping[str, str]) -> dict[str, Any]:
-        made = self.both.machine(self.name, "quote", self.ak, base64.b64decode(nonce), [int(each) for each in pcrs])
-        assert isinstance(made, Quote)
-        shown = {str(number): value for number, value in made.pcrs.items()}
-        return {"quote": text(made.attest), "signature": text(made.signature), "pcrs": shown}
-
-
 @pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
-    return Sandbox(SDK, tmp_path_factory.mktemp("scratch"))
-
-
-@pytest.fixture(scope="module")
-def directory(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """State of the TPMs, and the manufacturer's authority."""
-    made = tmp_path_factory.mktemp("tpm")
-    tpm.manufacture(sandbox, made / "tpms/one", ca=made / "ca")
-    tpm.manufacture(sandbox, made / "tpms/thief", ca=made / "another")
-    return made
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State of the TPMs, and the manufacturers' authorities."""
+    return tmp_path_factory.mktemp("tpm")
 
 
 @pytest.fixture(scope="module")
 def both(sandbox: Sandbox, directory: Path) -> Iterator[Ends]:
-    with ends(sandbox, directory / "tpms") as started:
+    with machines(sandbox, directory, {"one": "ca", "thief": "another"}) as started:
         yield started
 
 
@@ -133,10 +75,9 @@ def tpms(both: Ends) -> dict[str, Tpm]:
 @pytest.fixture
 def server(both: Ends, tpms: dict[str, Tpm], directory: Path, tmp_path: Path) -> Iterator[Server]:
     """It knows one host by its EK, and believes the manufacturer of its TPM."""
-    names = ("swtpm-localca-rootca-cert.pem", "issuercert.pem")
-    authorities = [x509.load_pem_x509_certificate((directory / "ca" / name).read_bytes()) for name in names]
+    trusted = [x509.load_pem_x509_certificate(each) for each in authorities(directory / "ca")]
     with ExitStack() as stack:
-        made = Server(tmp_path / "enrolment.sqlite", stack, authorities, Judge(both))
+        made = Server(tmp_path / "enrolment.sqlite", stack, trusted, Judge(both))
         made.start()
         content = {"manifest_sha256": MANIFEST, "pcrs": PREDICTED}
         assert made.admin.put("/admin/v1/releases/server/1.0", json=content).status_code == 200

@@ -25,17 +25,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from endorsement import Ends, Manufacturer, ends
+from endorsement import Ends, Manufacturer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdk import SDK
+from tpm_machines import authorities, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.uki import extend
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import EK, Challenge, Quote
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.machine import AK
-from ansible_collections.vauban.fleet.plugins.module_utils._vm import tpm
 
 ZERO = "0" * 64
 MEASURED = {4: "an installer", 11: "enter-initrd"}
@@ -58,29 +58,20 @@ class Identity:
 
 
 @pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
-    return Sandbox(SDK, tmp_path_factory.mktemp("scratch"))
-
-
-@pytest.fixture(scope="module")
-def directory(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """State of the TPMs, and the manufacturer's authority."""
-    made = tmp_path_factory.mktemp("tpm")
-    tpm.manufacture(sandbox, made / "tpms/honest", ca=made / "ca")
-    for name in ("other", "curve"):
-        tpm.manufacture(sandbox, made / "tpms" / name)
-    return made
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State of the TPMs, and the manufacturers' authorities."""
+    return tmp_path_factory.mktemp("tpm")
 
 
 @pytest.fixture(scope="module")
 def manufacturer(directory: Path) -> list[bytes]:
     """The authorities of the manufacturer: a root and one below it (PEM)."""
-    return [(directory / "ca" / name).read_bytes() for name in ("swtpm-localca-rootca-cert.pem", "issuercert.pem")]
+    return authorities(directory / "ca")
 
 
 @pytest.fixture(scope="module")
 def both(sandbox: Sandbox, directory: Path) -> Iterator[Ends]:
-    with ends(sandbox, directory / "tpms") as started:
+    with machines(sandbox, directory, {"honest": "ca", "other": None, "curve": None}) as started:
         yield started
 
 

@@ -106,34 +106,39 @@ class Lab:
 
     def inside(self, namespace: str, action: Callable[[], T], *, user: int = 0) -> T:
         """Do something in a namespace, as a user. A socket made there belongs to both for good."""
-        result: list[T] = []
-        failure: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                descriptor = os.open(self._namespaces / namespace, os.O_RDONLY)
-                try:
-                    if _LIBC.setns(descriptor, _CLONE_NEWNET) != 0:
-                        raise OSError(ctypes.get_errno(), "setns")
-                finally:
-                    os.close(descriptor)
-                # Of this thread alone, as setns is: the C library does not carry them over to others.
-                _LIBC.setfsgid(user)
-                _LIBC.setfsuid(user)
-                result.append(action())
-            except BaseException as exc:
-                failure.append(exc)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
-        return result[0]
+        return within(self._namespaces / namespace, action, user=user)
 
     def socket(self, namespace: str, *arguments: Any, user: int = 0) -> socket.socket:
         """A socket of this user in a namespace."""
         return self.inside(namespace, lambda: socket.socket(*arguments), user=user)
+
+
+def within(namespace: Path, action: Callable[[], T], *, user: int = 0) -> T:
+    """Do something in a network namespace, which a file stands for (namespaces(7)), as a user."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            descriptor = os.open(namespace, os.O_RDONLY)
+            try:
+                if _LIBC.setns(descriptor, _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
+            finally:
+                os.close(descriptor)
+            # Of this thread alone, as setns is: the C library does not carry them over to others.
+            _LIBC.setfsgid(user)
+            _LIBC.setfsuid(user)
+            result.append(action())
+        except BaseException as exc:
+            failure.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
 
 
 @contextmanager

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _errors
 
@@ -25,3 +27,20 @@ def ansible_playbook(directory: Path, *words: str, **environment: str) -> subpro
         text=True,
         check=False,
     )
+
+
+def play_in_tree(
+    directory: Path, sdk: Path, base: Path, play: dict[str, Any], *options: str, layer: Path, **variables: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one play over connection rootfs, with its files in the directory; changes go to the layer."""
+    host = {
+        "ansible_connection": "vauban.fleet.rootfs",
+        "ansible_python_interpreter": "/run/vauban/python3",
+        "rootfs_sdk": str(sdk),
+        "rootfs_base": str(base),
+        "rootfs_layer": str(layer),
+        **variables,
+    }
+    (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": {"product": host}}}))
+    (directory / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **play}]))
+    return ansible_playbook(directory, "-i", "hosts.json", "play.json", *options)
