@@ -61,6 +61,16 @@ def instrumented_release() -> Path:
 
 
 @pytest.fixture(scope="session")
+def authority() -> Path:
+    return ROOT / "build/e2e/authority"
+
+
+@pytest.fixture(scope="session")
+def networked_release() -> Path:
+    return ROOT / "build/gateway/0.2.0+instrumented"
+
+
+@pytest.fixture(scope="session")
 def manifest(release: Path) -> dict[str, Any]:
     return read_manifest(release)
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install import disks, hardware
+from ansible_collections.vauban.fleet.plugins.module_utils._install import configuration, disks, hardware
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
@@ -28,7 +28,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import 
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.machine import Tpm
 
 OS_RELEASE = Path("/etc/initrd-release")
-_CONFIGURATION_LIMIT = 64 * 1024 * 1024  # bytes
+_SPARE = 16 * 1024 * 1024  # bytes of the downloads' file system beside them
 # What of the whole is done when a step of the installation begins; measured in an emulated machine.
 _PERCENT = {
     "verify release": 20,
@@ -61,6 +61,7 @@ class Provisioning:
         self._enrolment = Enrolment(wire, say)
         self._wanted: Mapping[str, Any] = {}
         self._receipt = ""
+        self._configuration = directory / "configuration.tar.gz"
 
     def run(self) -> str:
         """Enrol, install, report; return the name of the host.
@@ -94,7 +95,19 @@ class Provisioning:
 
     def furnish(self, state: Path, core: Path) -> Mapping[str, Any]:
         """Put what is the host's own on its state volume."""
-        return {"host": self._wanted["host"]}
+        mounted = self._directory / "core"
+        mounted.mkdir()
+        run(["mount", "-o", "ro,nodev,nosuid,noexec", core, mounted])
+        try:
+            return self._furnish(state, mounted)
+        finally:
+            run(["umount", mounted])
+
+    def _furnish(self, state: Path, core: Path) -> dict[str, Any]:
+        evidence: dict[str, Any] = {"host": self._wanted["host"]}
+        if given := self._wanted["configuration"]:
+            evidence["configuration"] = configuration.unpack(self._configuration, given["sha256"], state, core)
+        return evidence
 
     def _install(self, release: Path, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
         wanted = self._wanted = self._enrolment.installation()
@@ -108,6 +121,7 @@ class Provisioning:
         self._say(f"this machine becomes {host}")
         self._enrolment.report("download", 5, f"fetching {_name(applied)}", {})
         self._fetch_parts(release, manifest)
+        self._fetch_configuration()
         done = Installation(release, self._certificate, request, self._say, self).run()
         sealed = next(step["evidence"] for step in done.steps if step["step"] == "seal state")
         evidence = {
@@ -130,12 +144,20 @@ class Provisioning:
     def _fetch_parts(self, release: Path, manifest: Mapping[str, Any]) -> None:
         """Fetch what an installation needs, before anything of the disk is touched."""
         size = sum(manifest[part]["size"] for part in PARTS)
-        run(["mount", "-o", f"remount,size={size + _CONFIGURATION_LIMIT}", self._directory])
+        run(["mount", "-o", f"remount,size={size + configuration.LARGEST + _SPARE}", self._directory])
         path = f"/releases/{quote(manifest['product'])}/{quote(manifest['version'])}"
         for part in PARTS:
             entry = manifest[part]
             where = f"{path}/{quote(entry['file'])}"
             self._wire.download(where, release / entry["file"], sha256=entry["sha256"], limit=entry["size"])
+
+    def _fetch_configuration(self) -> None:
+        if (given := self._wanted["configuration"]) is None:
+            return
+        path = given["url"].removeprefix(f"{self._wire.url}/")
+        if path == given["url"]:
+            raise FleetError("the configuration is on another server", where=given["url"])
+        self._wire.download(f"/{path}", self._configuration, sha256=given["sha256"], limit=configuration.LARGEST)
 
     def _tpm(self) -> Tpm | None:
         """None where there is none: the site may have declared such a machine, and in any case sees it in its list."""

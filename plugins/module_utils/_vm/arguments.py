@@ -114,6 +114,9 @@ def _boot(spec: MachineSpec) -> tuple[list[str], list[Bind]]:
     if spec.boot.secure_boot:
         words += ["-global", "driver=cfi.pflash01,property=secure,value=on"]  # only code in SMM writes variables
     words += ["-global", "ICH9-LPC.disable_s3=1"]
+    if not spec.boot.pxe:
+        for protocol in ("IPv4", "IPv6"):
+            words += ["-fw_cfg", f"name=opt/org.tianocore/{protocol}PXESupport,string=n"]
     return words, [Bind(spec.boot.variables, "/run/variables", writable=True)]
 
 
@@ -149,6 +152,7 @@ def _nic(name: str, number: int, nic: UserNic | SegmentNic) -> tuple[list[str], 
         backend = f"socket,id=net{number},mcast={nic.group}:{nic.port},localaddr=127.0.0.1"
     # No option ROM: OVMF brings its own driver for the card, and refuses QEMU's unsigned one under Secure Boot.
     device = f"virtio-net-pci,netdev=net{number},mac={nic.mac or mac(name, number)},romfile="
+    device += f",bootindex={nic.bootindex}" if nic.bootindex is not None else ""
     return ["-netdev", backend, "-device", device], []
 
 

@@ -43,11 +43,13 @@ class UserNic:
 
     :param forwards: guest TCP port by host port on 127.0.0.1.
     :param restrict: the guest reaches nothing outside. Without forwards there is no outside in any case.
+    :param bootindex: place in the firmware's boot order, from 0.
     """
 
     forwards: Mapping[int, int] = field(default_factory=dict)
     restrict: bool = True
     mac: str | None = None
+    bootindex: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,14 @@ class SegmentNic:
     """A network card on an Ethernet segment shared by all machines that name the same group and port.
 
     The segment is multicast on the host's loopback: no privilege, and nothing leaves the host.
+
+    :param bootindex: place in the firmware's boot order, from 0.
     """
 
     group: str
     port: int
     mac: str | None = None
+    bootindex: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,12 @@ class UefiBoot:
 
     :param variables: the machine's variable store, written to (:func:`firmware.create_vars`).
     :param secure_boot: firmware that can enforce Secure Boot; whether it does, the variables say.
+    :param pxe: whether it tries PXE. It does so before HTTP, and each try that fails takes its time.
     """
 
     variables: Path
     secure_boot: bool = True
+    pxe: bool = True
 
 
 @dataclass(frozen=True)
