@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import stat
 import tarfile
 import zlib
@@ -153,7 +152,4 @@ def _lay(stream: tarfile.TarFile, member: tarfile.TarInfo, dest: Path, places: P
         return
     source = stream.extractfile(member)
     assert source is not None  # it is a file
-    descriptor = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as writer:
-        writer.write(source.read())
-        os.fchmod(descriptor, member.mode)
+    places.write(f"/{member.name}", source.read(), mode=member.mode)

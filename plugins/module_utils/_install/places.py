@@ -89,6 +89,25 @@ class Places:
             parent.mkdir()
             self.dress(parent)
 
+    def write(self, path: str, content: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+        """Write a file that is not there yet, on the state volume.
+
+        :param path: under which the machine finds it.
+        :param owner: numbers of user and group, if they are others than those of who writes.
+        :raises FleetError: it cannot be written, or has no place there.
+        """
+        dest = self.locate(path)
+        self.make_parents(dest)
+        try:
+            descriptor = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                if owner is not None:
+                    os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, mode)
+        except OSError as exc:
+            raise FleetError(f"cannot be written: {exc.strerror}", where=path) from exc
+
     def dress(self, directory: Path) -> None:
         """Give a directory on the state volume the mode and the owner of the core's, which it hides.
 
