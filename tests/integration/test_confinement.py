@@ -17,6 +17,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 from .conftest import play_roles
 
 OF_OTHER_ROLES = {
+    "attestation.service",
     "boot-dhcp.service",
     "keepalived.service",
     "modules-lock.service",

@@ -5,54 +5,22 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from certificates import P256, Authority, ec_key, pem
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from endorsement import Ends
 from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, Machine, age_file, sign
-from enrolment_apps import Server
-from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, authorities, machines
+from enrolment_apps import Server, served
+from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Judge, Tpm, authorities, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
-from vauban_enrolment import verifier
-from vauban_enrolment.app import machines_app
-
-
-@dataclass
-class Judge:
-    """The service's own verifier, in the SDK, where its libraries are."""
-
-    both: Ends
-
-    def check_ek(self, public: bytes, certificate: bytes | None, authorities: Sequence[x509.Certificate]) -> Any:
-        return self.both.check_ek(public, certificate, [each.public_bytes(Encoding.PEM) for each in authorities])
-
-    def check_ak(self, public: bytes) -> Any:
-        return self.both.server("check_ak", public)
-
-    def name_of(self, public: bytes) -> bytes:
-        return bytes(self.both.server("name_of", public))
-
-    def make_challenge(self, ek_public: bytes, ak_name: bytes) -> Any:
-        return self.both.server("make_challenge", ek_public, ak_name)
-
-    def check_quote(self, ak_public: bytes, quote: verifier.Quote, nonce: bytes, expected: Mapping[int, str]) -> object:
-        return self.both.server("check_quote", ak_public, quote, nonce, expected)
 
 
 @pytest.fixture(scope="module")
@@ -144,24 +112,9 @@ class ByInstaller:
 
 @pytest.fixture
 def wire(server: Server, tmp_path: Path) -> Iterator[Wire]:
-    """The way to the service, by TLS on the loopback interface."""
-    site = Authority.root("Site", ec_key(P256))
-    own = site.issue("localhost", ec_key(P256))
-    for name, content in (("site.pem", site.pem), ("own.pem", own.pem), ("own.key", pem(own.key))):
-        (tmp_path / name).write_bytes(content)
-    files = {"ssl_certfile": tmp_path / "own.pem", "ssl_keyfile": str(tmp_path / "own.key")}
-    config = uvicorn.Config(machines_app(server.service), log_level="warning", lifespan="off", **files)
-    config.load()
-    assert isinstance(config.ssl, ssl.SSLContext)
-    running = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not running.started:
-            time.sleep(0.01)
-        yield Wire(f"https://localhost:{listener.getsockname()[1]}", tmp_path / "site.pem", sleep=lambda _: None)
-        running.should_exit = True
-        thread.join(30)
+    """The way to the service."""
+    with served(server, tmp_path) as port:
+        yield Wire(f"https://localhost:{port}", tmp_path / "site.pem", sleep=lambda _: None)
 
 
 def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms: dict[str, Tpm]) -> None:

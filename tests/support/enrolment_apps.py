@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+from certificates import P256, Authority, ec_key, pem
 from cryptography import x509
 from enrolment import Clock, FakeVerifier, expectation
 from fastapi.testclient import TestClient
@@ -58,3 +64,34 @@ class Server:
 
     def last(self) -> dict[str, Any]:
         return self.log()[-1]
+
+
+@contextmanager
+def served(
+    server: Server, directory: Path, name: str = "localhost", newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> Iterator[int]:
+    """The machines' side by TLS on the loopback interface; yields the port.
+
+    :param directory: gets ``site.pem``, the authority that certifies the server.
+    :param name: that the server's certificate bears.
+    """
+    site = Authority.root("Site", ec_key(P256))
+    own = site.issue(name, ec_key(P256))
+    for file, content in (("site.pem", site.pem), ("own.pem", own.pem), ("own.key", pem(own.key))):
+        (directory / file).write_bytes(content)
+    files = {"ssl_certfile": directory / "own.pem", "ssl_keyfile": str(directory / "own.key")}
+    config = uvicorn.Config(machines_app(server.service), log_level="warning", lifespan="off", **files)  # type: ignore[arg-type]
+    config.load()
+    assert isinstance(config.ssl, ssl.SSLContext)
+    config.ssl.maximum_version = newest
+    running = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            running.should_exit = True
+            thread.join(30)

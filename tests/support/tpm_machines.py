@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from endorsement import Ends, ends
 from enrolment import text
 
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Quote
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import tpm
+from vauban_enrolment import verifier
 
 INSTALLER = {4: "the installer", 11: "the parts of the installer"}
 INSTALLED = {4: "a boot loader", 11: "the parts of the product"}
@@ -64,6 +68,28 @@ class Tpm:
         assert isinstance(made, Quote)
         shown = {str(number): value for number, value in made.pcrs.items()}
         return {"quote": text(made.attest), "signature": text(made.signature), "pcrs": shown}
+
+
+@dataclass
+class Judge:
+    """The service's own verifier, in the SDK, where its libraries are."""
+
+    both: Ends
+
+    def check_ek(self, public: bytes, certificate: bytes | None, authorities: Sequence[x509.Certificate]) -> Any:
+        return self.both.check_ek(public, certificate, [each.public_bytes(Encoding.PEM) for each in authorities])
+
+    def check_ak(self, public: bytes) -> Any:
+        return self.both.server("check_ak", public)
+
+    def name_of(self, public: bytes) -> bytes:
+        return bytes(self.both.server("name_of", public))
+
+    def make_challenge(self, ek_public: bytes, ak_name: bytes) -> Any:
+        return self.both.server("make_challenge", ek_public, ak_name)
+
+    def check_quote(self, ak_public: bytes, quote: verifier.Quote, nonce: bytes, expected: Mapping[int, str]) -> object:
+        return self.both.server("check_quote", ak_public, quote, nonce, expected)
 
 
 @contextmanager

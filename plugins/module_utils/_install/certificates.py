@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import posixpath
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,12 +103,10 @@ def place(directory: Path, name: str, chain: bytes, state: Path, core: Path) -> 
     if _public(["openssl", "x509", "-noout", "-pubkey"], found[0][0]) != own:
         raise FleetError("the site gave the certificate of another key", where=f"certificate {name}")
     kept = [found[0], *(each for each in found[1:] if place.chain and not _is_root(each[0]))]
-    owner = (_number(core, "passwd", place.user), _number(core, "group", place.group))
     places = Places(state, core)
+    owner = (places.number("passwd", place.user), places.number("group", place.group))
     places.write(place.key, waiting.read_bytes(), mode=place.mode, owner=owner)
-    above = places.locate(place.key).parent
-    os.chown(above, *owner)
-    above.chmod(place.directory)
+    places.give(posixpath.dirname(place.key), mode=place.directory, owner=owner)
     places.write(place.certificate, b"".join(each[0] + b"\n" for each in kept), mode=0o644)
     waiting.unlink()
     return {"name": name, "sha256": hashlib.sha256(base64.b64decode(found[0][1])).hexdigest()}
@@ -135,12 +134,3 @@ def _is_root(certificate: bytes) -> bool:
     """Whether it names itself as its issuer."""
     command = ["openssl", "x509", "-noout", "-subject_hash", "-issuer_hash"]
     return len(set(_public(command, certificate).split())) == 1
-
-
-def _number(core: Path, table: str, name: str) -> int:
-    """Of an account or a group: the core's, not those of the system that runs now."""
-    for line in (core / "etc" / table).read_text("utf-8").splitlines():
-        fields = line.split(":")
-        if fields[0] == name and len(fields) > 2:
-            return int(fields[2])
-    raise FleetError("the core has no such account", where=f"/etc/{table}: {name}")

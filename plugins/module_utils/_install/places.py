@@ -108,6 +108,26 @@ class Places:
         except OSError as exc:
             raise FleetError(f"cannot be written: {exc.strerror}", where=path) from exc
 
+    def give(self, path: str, *, mode: int, owner: tuple[int, int]) -> None:
+        """Give a directory to an account.
+
+        :param path: under which the machine finds it.
+        """
+        directory = self.locate(f"{path}/x").parent
+        os.chown(directory, *owner)
+        directory.chmod(mode)
+
+    def number(self, table: str, name: str) -> int:
+        """Of an account (``passwd``) or a ``group``: the core's, not those of the system that runs now.
+
+        :raises FleetError: the core has none of that name.
+        """
+        for line in (self.core / _ETC / table).read_text("utf-8").splitlines():
+            fields = line.split(":")
+            if fields[0] == name and len(fields) > 2:
+                return int(fields[2])
+        raise FleetError("the core has no such account", where=f"/etc/{table}: {name}")
+
     def dress(self, directory: Path) -> None:
         """Give a directory on the state volume the mode and the owner of the core's, which it hides.
 
