@@ -112,7 +112,7 @@ def test_a_bug_says_nothing(server: Any, machine: Machine, caplog: pytest.LogCap
     def broken(*_arguments: Any) -> None:
         raise RuntimeError(machine.token)
 
-    server.service.status = broken
+    server.service.clock = broken
     answer = machine.own("GET", "")
     assert answer.json() == {"type": "about:blank", "title": "internal error", "status": 500}
     assert "RuntimeError" in caplog.text

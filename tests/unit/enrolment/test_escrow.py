@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from enrolment import RECIPIENTS, Machine, age_file, armour
 
+from vauban_enrolment import ageing
+
 GREASE = b"-> kdf-grease abc\n" + b"A" * 43 + b"\n"
 
 
@@ -94,6 +96,6 @@ def test_a_recovery_key_outlives_the_enrolment(server: Any, machine: Machine) ->
     machine.advance("escrowed")
     machine.report("failed")
     server.clock.wait(604_801)
-    server.service.sweep()
+    ageing.sweep(server.service)
     assert server.admin.get("/admin/v1/machines/one").json()["enrolments"] == []
     assert len(server.admin.get("/admin/v1/escrows/one").json()) == 1

@@ -14,6 +14,7 @@ import pytest
 from enrolment import PEM, Machine, Tpm
 from fastapi.testclient import TestClient
 
+from vauban_enrolment import ageing
 from vauban_enrolment.app import machines_app
 from vauban_enrolment.limits import Rate, address_of
 from vauban_enrolment.service import Service
@@ -147,7 +148,7 @@ def test_an_address_has_a_rate_and_another_its_own(server: Any, machine: Machine
     answer = machine.own("GET", "")
     assert int(answer.headers["retry-after"]) > 0
     assert another(address="192.0.2.2").apply().status_code == 201
-    server.service.sweep()
+    ageing.sweep(server.service)
     assert 'enrolment_turned_away_total{reason="rate_of_requests"} 3.0' in server.admin.get("/metrics").text
 
 
@@ -224,7 +225,7 @@ def test_silence_ends_every_state(
 ) -> None:
     machine.advance(state)
     server.clock.wait(seconds)
-    server.service.sweep()
+    ageing.sweep(server.service)
     assert machine.state() == end
     assert server.last()["detail"]["reason"] == reason
 

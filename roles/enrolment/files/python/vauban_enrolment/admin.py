@@ -15,8 +15,9 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import audit
+from vauban_enrolment import admission, audit
 from vauban_enrolment.audit import Entry
+from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
     HOST_PATTERN,
     ID_PATTERN,
@@ -156,18 +157,18 @@ def forget_machine(service: Asked, by: By, host: HostPath, refusal: Refusal) -> 
 def approve(service: Asked, by: By, id: Id, approval: Approval) -> StateOnly:
     """Say which host a machine in quarantine is."""
     with service.storage.write() as session:
-        enrolment = _find_enrolment(session, id)
-        service.approve(session, enrolment, approval.host, by)
-        return StateOnly(state=enrolment.state)
+        case = Case(session, _find_enrolment(session, id), by, service.clock())
+        admission.approve(service, case, approval.host)
+        return StateOnly(state=case.state)
 
 
 @router.post("/enrolments/{id}/refuse", responses=documented(404, 409))
 def refuse(service: Asked, by: By, id: Id, refusal: Refusal) -> StateOnly:
     """End an enrolment, whatever it has come to."""
     with service.storage.write() as session:
-        enrolment = _find_enrolment(session, id)
-        service.refuse(session, enrolment, refusal.reason, by)
-        return StateOnly(state=enrolment.state)
+        case = Case(session, _find_enrolment(session, id), by, service.clock())
+        admission.refuse(case, refusal.reason)
+        return StateOnly(state=case.state)
 
 
 @router.get("/requests")

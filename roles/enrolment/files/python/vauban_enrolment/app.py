@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from vauban_enrolment import admin, machines, metrics, problems
+from vauban_enrolment import admin, ageing, machines, metrics, problems
 from vauban_enrolment.limits import LimitsMiddleware
 from vauban_enrolment.service import Service
 
@@ -93,7 +93,7 @@ def _app(service: Service, title: str, *, sweeping: bool, rates: bool) -> FastAP
 async def _sweep(service: Service) -> None:
     while True:
         try:
-            await anyio.to_thread.run_sync(service.sweep)
+            await anyio.to_thread.run_sync(ageing.sweep, service)
         except Exception as exc:
             # It is tried again; ending the service would not help.
             _LOG.error("the sweep failed: %s", type(exc).__name__)

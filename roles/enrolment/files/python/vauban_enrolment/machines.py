@@ -12,6 +12,7 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import PlainTextResponse
 
+from vauban_enrolment import admission, installing, proving
 from vauban_enrolment.documents import (
     ID_PATTERN,
     NAME_PATTERN,
@@ -69,31 +70,31 @@ Name = Annotated[str, Path(pattern=NAME_PATTERN)]
 @router.post("/enrolments", status_code=201, responses=documented(403))
 def present(service: Asked, request: Request, application: Application) -> Accepted:
     """A machine presents itself."""
-    return service.apply(application, address_of(request.scope))
+    return admission.present(service, application, address_of(request.scope))
 
 
 @router.get("/enrolments/{id}", responses=documented(401, 404))
 def read_status(service: Asked, by: By) -> Status:
     """Where the enrolment is. A machine in quarantine asks every ten seconds."""
-    return service.status(by)
+    return admission.status(service, by)
 
 
 @router.post("/enrolments/{id}/proof", responses=documented(401, 403, 404, 409))
 def prove(service: Asked, by: By, proof: Proof) -> StateOnly:
     """Answer the challenge. There is one answer."""
-    return StateOnly(state=service.prove(by, proof))
+    return StateOnly(state=proving.prove(service, by, proof))
 
 
 @router.get("/enrolments/{id}/installation", responses=documented(401, 404, 409))
 def read_installation(service: Asked, by: By) -> Installation:
     """What the host is to become; for machines that have proven themselves."""
-    return service.installation(by)
+    return installing.hand_out(service, by)
 
 
 @router.put("/enrolments/{id}/escrow", responses=documented(401, 404, 409))
 def keep_recovery_key(service: Asked, by: By, escrow: EscrowIn, raw: Annotated[bytes, Depends(raw_body)]) -> ReceiptOut:
     """Give the encrypted recovery key into escrow. The same bytes get the same receipt."""
-    return ReceiptOut(receipt=service.escrow(by, raw, escrow))
+    return ReceiptOut(receipt=installing.keep(service, by, raw, escrow))
 
 
 @router.put("/enrolments/{id}/requests/{name}", status_code=202, responses=documented(401, 404, 409))
@@ -105,7 +106,7 @@ def request_certificate(
         text = request.decode("ascii")
     except UnicodeDecodeError:
         raise Problem(422, "not valid", "body") from None
-    service.request(by, name, text)
+    installing.request_certificate(service, by, name, text)
     return Response(status_code=202)
 
 
@@ -120,24 +121,24 @@ def request_certificate(
 )
 def read_certificate(service: Asked, by: By, name: Name) -> Response:
     """Fetch a certificate that was asked for."""
-    chain = service.certificate(by, name)
+    chain = installing.certificate(service, by, name)
     return Response(status_code=202) if chain is None else Response(chain, media_type=CHAIN)
 
 
 @router.post("/enrolments/{id}/reports", status_code=204, responses=documented(401, 404, 409))
 def report(service: Asked, by: By, report: Report) -> Response:
     """Say how far the installation is."""
-    service.report(by, report)
+    installing.report(service, by, report)
     return Response(status_code=204)
 
 
 @router.get("/enrolments/{id}/nonce", responses=documented(401, 404, 409))
 def read_nonce(service: Asked, by: By) -> NonceOut:
     """After the first boot from the disk: what the quote has to sign. Each call makes another."""
-    return service.nonce(by)
+    return proving.give_nonce(service, by)
 
 
 @router.post("/enrolments/{id}/attestation", responses=documented(401, 403, 404, 409))
 def attest(service: Asked, by: By, attestation: Attestation) -> StateOnly:
     """Prove the first boot from the disk."""
-    return StateOnly(state=service.attest(by, attestation))
+    return StateOnly(state=proving.attest(service, by, attestation))
