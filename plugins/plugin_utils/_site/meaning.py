@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks import (
     confinement,
     hosts,
+    machines,
     networks,
     policy,
     servers,
@@ -37,6 +38,8 @@ _CHECKS: tuple[Callable[[Plan], Iterator[Problem]], ...] = (
     confinement.confinement,
     servers.servers,
     servers.access,
+    machines.provisioning,
+    machines.machines,
 )
 
 

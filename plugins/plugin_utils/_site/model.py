@@ -93,6 +93,23 @@ NamePattern = Annotated[
     str, _text(r"[a-z0-9*?\[\]!-]+", 63, "name or pattern", "use a-z, 0-9, - and the wildcards * ? [ ]")
 ]
 Line = Annotated[str, _text(r"[^\n]+", 1000, "line", "write one line")]
+Sha256 = Annotated[str, _text("[0-9a-f]{64}", 64, "SHA-256", "write 64 digits 0-9 and a-f")]
+Version = Annotated[
+    str, _text("[A-Za-z0-9][A-Za-z0-9._+-]*", 64, "version", "write it as its release does, for example 0.1.0")
+]
+Recipient = Annotated[
+    str, _text("age1[02-9a-z]+", 504, "recipient of age", "write a public key (age1...), as age-keygen -y prints it")
+]
+HttpsAddress = Annotated[
+    str,
+    _text(
+        r"https://[a-z0-9-]+(?:\.[a-z0-9-]+)+(?::[0-9]{1,5})?",
+        270,
+        "address of a server",
+        "write it as https://provision.example.org",
+    ),
+]
+Bytes = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 class Part(BaseModel):
@@ -297,6 +314,85 @@ class Interface(Part):
     """Overrides the rule that a host has the address at its number in the network."""
 
 
+class Disk(Part):
+    """Which disk of a machine is installed to. All that is given must hold, and for exactly one disk."""
+
+    path: Line | None = None
+    """Device, as ``/dev/nvme0n1``. It may be another one after a change of the hardware; a serial number may not."""
+    serial: Line | None = None
+    """Serial number."""
+    wwn: Line | None = None
+    """World Wide Name."""
+    model: Line | None = None
+    """Model."""
+    transport: Line | None = None
+    """Transport as lsblk(8) names it: ``nvme``, ``sata``, ``sas``, ``virtio``, ..."""
+    minimum_size: Bytes | None = None
+    """Least size, bytes."""
+    maximum_size: Bytes | None = None
+    """Greatest size, bytes."""
+
+    @property
+    def rule(self) -> dict[str, str | int]:
+        """What is given."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _some(self) -> Disk:
+        if not self.rule:
+            raise ValueError("says nothing of the disk; give serial, model, transport or a size")
+        return self
+
+
+class Sizes(Part):
+    """How much of the disk is for what, in bytes. Unless set the installer's own values count."""
+
+    esp_size: Bytes | None = None
+    """EFI system partition."""
+    swap_size: Bytes | None = None
+    """Swap."""
+    state_size: Bytes | None = None
+    """State volume. Unless set it takes 60 % of what the others leave."""
+    core_size: Bytes | None = None
+    """Each of the two volumes for a core."""
+
+
+class Bmc(Part):
+    """The power controller of a machine. User and password are variables, from a file of ansible-vault."""
+
+    address: HttpsAddress
+    """Where its Redfish service answers."""
+
+
+class Machine(Part):
+    """How the machine of a host is known when it comes, and how it is installed."""
+
+    trust: Literal["tpm", "software_tpm", "no_tpm"] = Field(default="tpm", alias="class")
+    """``software_tpm`` and ``no_tpm`` say that what the machine proves is worth less, or that it proves nothing."""
+    admit: Literal["listed", "serial", "approval"] | None = None
+    """``listed``: by ``ek_sha256``; ``serial``: by serial number and a TPM that a known manufacturer certifies;
+    ``approval``: an administrator looks at each. Unless set: ``listed`` with an ``ek_sha256``, else ``approval``."""
+    ek_sha256: Sha256 | None = None
+    """SHA-256 of the endorsement key of its TPM (SubjectPublicKeyInfo)."""
+    ek_certificate: bool = False
+    """Whether a known manufacturer has to certify the TPM; with ``admit: serial`` it always has to."""
+    serial: Line | None = None
+    """Serial number of the machine."""
+    macs: list[Mac] = []
+    """Hardware addresses it may come with, beside those of its interfaces."""
+    disk: Disk | None = None
+    """Overrides ``provisioning.disk`` as a whole."""
+    sizes: Sizes = Sizes()
+    """Override those of ``provisioning.sizes``, one by one."""
+    bmc: Bmc | None = None
+    """Its power controller. Unless set somebody switches it on."""
+
+    @property
+    def admitted(self) -> Literal["listed", "serial", "approval"]:
+        """By what it is known."""
+        return self.admit or ("listed" if self.ek_sha256 is not None else "approval")
+
+
 class Host(Part):
     """A machine."""
 
@@ -312,6 +408,8 @@ class Host(Part):
     """Inner addresses by tunnel, in place of those that follow from the number."""
     profile: Literal["dr", "modern"] | None = None
     """Overrides ``ipsec.profile``."""
+    machine: Machine | None = None
+    """Its hardware, for a host that is installed over the network."""
 
 
 class Ipsec(Part):
@@ -378,6 +476,21 @@ class Pki(Part):
     """A certificate that ends within so many days is reported."""
 
 
+class Provisioning(Part):
+    """Installation over the network (``docs/provisioning.md``)."""
+
+    server: HttpsAddress
+    """Where machines reach the provisioning server. Its name is in ``domain``: the site's authority signs no other."""
+    recipients: Annotated[list[Recipient], Field(min_length=1, max_length=16)]
+    """Officers who can read recovery keys; each of them can, alone."""
+    releases: dict[Identifier, Version] = {}
+    """Version to install, by product. Unless set: the one that the provisioning server is given."""
+    disk: Disk | None = None
+    """Which disk is installed to, where a host does not say it."""
+    sizes: Sizes = Sizes()
+    """How much of the disk is for what, where a host does not say it."""
+
+
 class Product(Part):
     """What a product of the site's own brings."""
 
@@ -422,6 +535,8 @@ class Site(Part):
     """Logs."""
     access: Access | None = None
     """People."""
+    provisioning: Provisioning | None = None
+    """Installation over the network."""
     products: dict[Identifier, Product] = {}
     """Products beside those of the collection (``files/products.yml``)."""
     hosts: Annotated[dict[HostPattern, Host], Field(min_length=1)]

@@ -1,0 +1,86 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ansible.utils.display import Display
+
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision import expectations, follow
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action import (
+    SITE,
+    ProvisionAction,
+    installed_hosts,
+    read_site,
+)
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.follow import Follower
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.issue import Issuer
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.signer import Signer
+
+
+class ActionModule(ProvisionAction):
+    """Says what happens to hosts as it happens, and signs what they ask for."""
+
+    SPEC: ClassVar[dict[str, Any]] = {
+        **SITE,
+        "issuing_key": {"type": "path", "required": True},
+        "issuing_passphrase": {"type": "str", "no_log": True},
+        "days": {"type": "int", "default": 365},
+        "patience": {"type": "float", "default": 3600.0},
+        "grace": {"type": "float", "default": 60.0},
+        "pause": {"type": "float", "default": 5.0},
+        "check": {"type": "bool", "default": False},
+    }
+
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Follow until nothing more is to be expected. Whether all came is not judged here."""
+        loaded = read_site(arguments)
+        hosts = installed_hosts(loaded, arguments["hosts"])
+        issuer = _issuer(loaded, arguments)
+        issuer.check()
+        if arguments["check"] or self._task.check_mode:
+            return {"changed": False, "hosts": {}, "failed_hosts": [], "signed": 0}
+        signed: list[str] = []
+
+        def sign(host: str, name: str, request: str) -> str:
+            chain = issuer.issue(host, name, request)
+            signed.append(f"{host} {name}")
+            return chain
+
+        follower = Follower(
+            self.service(arguments["socket"]),
+            hosts,
+            sign,
+            lambda machine: expectations.recognised(loaded.plan, hosts, machine),
+            lambda line: Display().display(f"    {line}"),
+            time.monotonic,
+            time.sleep,
+            patience=arguments["patience"],
+            grace=arguments["grace"],
+            pause=arguments["pause"],
+        )
+        found = follower.run()
+        return {
+            "changed": bool(signed),
+            "hosts": {row.host: row.as_dict() for row in found},
+            "failed_hosts": [row.host for row in found if row.state == follow.FAILED],
+            "signed": len(signed),
+            "reason": follow.counted(found),
+        }
+
+
+def _issuer(loaded: LoadedSite, arguments: Mapping[str, Any]) -> Issuer:
+    directory = (loaded.file.parent / loaded.plan.site.pki.directory).resolve()
+    signer = Signer(
+        files.authority_path(directory, files.ISSUING),
+        Path(arguments["issuing_key"]),
+        arguments["issuing_passphrase"],
+        "site_pki_issuing_passphrase",
+    )
+    return Issuer(loaded.plan, directory, signer, arguments["days"])

@@ -1,0 +1,118 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: provision_follow
+short_description: Follow machines while they are installed, and sign what they ask for
+author: Vauban maintainers (@vauban)
+version_added: 0.4.0
+description:
+  - Says, while it runs, what happens to each host. Signs certificate requests with the issuing authority of the site as
+    they come, by the rules of role P(vauban.fleet.site_pki#role); keys never leave the controller, or the machine.
+  - A machine that waits in quarantine because it came before the service knew its host is told which host it is, if its
+    listed EK, or its serial number with C(admit=serial), says so. All others are only named.
+  - Ends when every host is installed or has failed for good, or when there was no news for O(patience). Whether all came
+    is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
+  - Runs on the provisioning server (C(delegate_to)), once for all hosts.
+options:
+  site_file:
+    description: The site file.
+    type: path
+    required: true
+  hosts:
+    description: Hosts of the run. Those that the site gives no C(machine) are left out.
+    type: list
+    elements: str
+    required: true
+  socket:
+    description: The socket of the administrators' side of the enrolment service, on the server.
+    type: path
+    default: /run/vauban-enrolment/admin.sock
+  issuing_key:
+    description: Key of the issuing authority, on the controller.
+    type: path
+    required: true
+  issuing_passphrase:
+    description: Its passphrase.
+    type: str
+  days:
+    description: How long certificates last.
+    type: int
+    default: 365
+  patience:
+    description: Seconds without news from any host after which it ends.
+    type: float
+    default: 3600.0
+  grace:
+    description: Seconds in which a machine that has failed may come again.
+    type: float
+    default: 60.0
+  pause:
+    description: Seconds between two looks.
+    type: float
+    default: 5.0
+  check:
+    description: Only look whether the authority can sign.
+    type: bool
+    default: false
+attributes:
+  action:
+    description: Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
+    support: full
+  check_mode:
+    support: full
+    details:
+      - As with O(check=true).
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+extends_documentation_fragment:
+  - vauban.fleet._attributes
+seealso:
+  - name: Installation over the network
+    description: docs/provisioning.md
+    link: https://vauban.example/fleet/docs
+"""
+
+EXAMPLES = r"""
+- name: Follow the machines
+  vauban.fleet.provision_follow:
+    site_file: "{{ fleet_site_file }}"
+    hosts: "{{ ansible_play_hosts_all }}"
+    issuing_key: "{{ site_pki_issuing_key }}"
+    issuing_passphrase: "{{ site_pki_issuing_passphrase }}"
+  delegate_to: boot
+  run_once: true
+"""
+
+RETURN = r"""
+hosts:
+  description: Where each host is. Empty if it only looked.
+  returned: success
+  type: dict
+  sample:
+    paris-files1: {class: tpm, state: installed, percent: 100, seen: "2026-11-22T12:00:00Z", line: "", enrolment: 0a1b}
+failed_hosts:
+  description: Hosts whose machine has reported a failure, or has fallen silent. Those that were refused are not among them.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+signed:
+  description: How many certificates were handed out.
+  returned: success
+  type: int
+  sample: 1
+failure:
+  description: What is wrong, where, and what to do; the message as data.
+  returned: failure
+  type: dict
+  sample:
+    message: the key of the issuing authority is not here
+    where: /root/.local/share/vauban.fleet/keys/sites/example/issuing.key
+    remedy: bring it there from its medium
+"""

@@ -1,0 +1,58 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""The configurations of hosts, as the provisioning server offers them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site import archive
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files
+
+_LISTS = "etc/swanctl/x509crl"  # where role site_pki puts them
+
+
+def pack(trees: Path, hosts: Iterable[str], pki: Path, dest: Path) -> dict[str, str]:
+    """Pack the rendered configuration of each host, with the revocation lists that count now.
+
+    Without a list that has not ended no host believes another, so its first tunnel would not come up.
+
+    :param trees: directory of the site's rendered trees.
+    :param dest: directory for the archives; the name of each is its SHA-256.
+    :returns: SHA-256 by host.
+    :raises FleetError: a host is not rendered, or there are no lists.
+    """
+    lists = {}
+    for name in (files.ROOT, files.ISSUING):
+        path = files.list_path(pki, name)
+        if not path.is_file():
+            raise FleetError("is not there", where=str(path), remedy="sign it: playbook site_pki, verb crl")
+        lists[f"{_LISTS}/{path.name}"] = path.read_bytes()
+    found: dict[str, str] = {}
+    known: dict[Path, str] = {}
+    for name in hosts:
+        tree = (trees / name).resolve()
+        if not (tree / "etc").is_dir():
+            raise FleetError("the host is not rendered", where=str(trees / name), remedy="run playbook render")
+        if tree not in known:
+            new = dest / "new"
+            known[tree] = archive.write(tree, new, lists)
+            new.rename(dest / known[tree])
+        found[name] = known[tree]
+    return found
+
+
+def bundle(archives: Mapping[str, Path], dest: Path) -> None:
+    """Many archives as one file, to be brought to the server at once."""
+    with tarfile.open(dest, "w") as packed:
+        for name, path in sorted(archives.items()):
+            entry = tarfile.TarInfo(name)
+            content = path.read_bytes()
+            entry.size = len(content)
+            packed.addfile(entry, io.BytesIO(content))
