@@ -57,7 +57,7 @@ class ActionModule(ProvisionAction):
             again = arguments["reinstall"]
             again = before.get(name, {}).get("reinstall", False) if again is None else again
             release = found[loaded.plan.members[name].host.product]
-            wanted[name] = expectations.expectation_of(loaded.plan, name, release, packed[name], reinstall=again)
+            wanted[name] = expectations.expectation_of(loaded.plan, name, release, packed.get(name), reinstall=again)
         changing = [name for name in hosts if before.get(name) != wanted[name]]
         problems: dict[str, str] = {}
         told = False
@@ -104,7 +104,8 @@ class ActionModule(ProvisionAction):
         """Bring the configurations of hosts to the server: those that were missing, and which is whose."""
         plan = loaded.plan
         pki = (loaded.file.parent / plan.site.pki.directory).resolve()
-        packed = configurations.pack(Path(arguments["trees"]) / plan.site.site, hosts, pki, temporary)
+        trees, check = Path(arguments["trees"]) / plan.site.site, bool(self._task.check_mode)
+        packed = configurations.pack(trees, hosts, pki, temporary, partial=check)
         options = {
             "path": str(Path(arguments["root"]) / expectations.CONFIGURATIONS),
             "wanted": sorted(set(packed.values())),

@@ -14,8 +14,8 @@ description:
     they come, by the rules of role P(vauban.fleet.site_pki#role); keys never leave the controller, or the machine.
   - A machine that waits in quarantine because it came before the service knew its host is told which host it is, if its
     listed EK, or its serial number with C(admit=serial), says so. All others are only named.
-  - Ends when every host is installed or has failed for good, or when there was no news for O(patience). Whether all came
-    is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
+  - Ends when every host is installed or has failed for good, or when there was no news for O(patience). Whether all
+    came is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts.
 options:
   site_file:
@@ -60,7 +60,8 @@ options:
     default: false
 attributes:
   action:
-    description: Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
+    description:
+      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
     support: full
   check_mode:
     support: full
@@ -95,9 +96,9 @@ hosts:
   returned: success
   type: dict
   sample:
-    paris-files1: {class: tpm, state: installed, percent: 100, seen: "2026-11-22T12:00:00Z", line: "", enrolment: 0a1b}
+    files1: {class: tpm, state: installed, percent: 100, seen: "2026-11-22T12:00:00Z", line: "", enrolment: 0a1b}
 failed_hosts:
-  description: Hosts whose machine has reported a failure, or has fallen silent. Those that were refused are not among them.
+  description: Hosts whose machine has reported a failure, or has fallen silent. Those that were refused are no part.
   returned: success
   type: list
   elements: str

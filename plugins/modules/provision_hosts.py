@@ -11,7 +11,7 @@ author: Vauban maintainers (@vauban)
 version_added: 0.4.0
 description:
   - Checks first what can be checked before any machine is switched on. The releases are whole, signed by whom the
-    product's keys say, and offered by the server; the hosts are rendered; there are revocation lists; the service answers.
+    product's keys say, and offered by the server; hosts are rendered; there are revocation lists; the service answers.
   - Then brings the configuration of each host to the server, and tells the service what each release measures and what
     is expected of each host. A host that the service does not take is in RV(problems) and holds up no other.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts.
@@ -59,12 +59,14 @@ options:
     type: bool
 attributes:
   action:
-    description: Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
+    description:
+      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
     support: full
   check_mode:
     support: full
     details:
-      - Checks all, and asks the service what it knows. It does not say whether a release would be new to the service.
+      - Checks all, and asks the service what it knows. It does not say whether a release would be new to the service,
+        and knows no configuration of a host that is not rendered yet.
   diff_mode:
     support: full
     details:

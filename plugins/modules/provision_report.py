@@ -35,7 +35,8 @@ options:
     type: path
 attributes:
   action:
-    description: Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
+    description:
+      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
     support: full
   check_mode:
     support: full
@@ -87,6 +88,6 @@ report:
     time: "2026-11-22T12:00:00Z"
     complete: true
     hosts:
-      paris-files1: {class: tpm, state: installed, percent: 100, seen: "2026-11-22T12:00:00Z", line: "", enrolment: 0a1b}
+      files1: {class: tpm, state: installed, percent: 100, seen: "2026-11-22T12:00:00Z", line: "", enrolment: 0a1b}
     quarantine: []
 """

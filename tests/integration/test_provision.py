@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
-from provisioned import Site
+from enrolment import Tpm
+from provisioned import PASSPHRASE, SITE, Site
+
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site import load
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import state
 
 
 @pytest.fixture
@@ -22,18 +29,161 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(tmp_path, stack)
 
 
-def test_machine_becomes_its_host(site: Site) -> None:
-    machine = site.machine("one", after=8)
-    machine.start()
-    done = site.play("provision", "--limit", "one")
+def fail(site: Site, *options: str) -> str:
+    """A run that has to end before anything is told to anybody, with one error that says what to do."""
+    done = site.play("provision", *options)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0, said
+    assert said.count("Remedy: ") - said.count("[WARNING]") == 1, said
+    assert "Traceback" not in said
+    assert site.server.admin.get("/admin/v1/machines").json() == {"hosts": [], "others": []}
+    return said
+
+
+def test_machine_becomes_its_host_and_stays_it(site: Site) -> None:
+    machine = site.machine("one")
+    machine.start()  # before the server knows its host
+    done = site.play("provision", "--limit", "one", "-vv")
     assert done.returncode == 0, done.stdout + done.stderr
     machine.done()
+    assert site.report()["complete"]
     assert site.report()["hosts"]["one"]["state"] == "installed"
     assert machine.installation["disk"] == {"transport": "nvme"}
+    assert machine.installation["sizes"] == {"core_size": 1 << 30}
     leaf, issuing, _root = machine.certificates()
     leaf.verify_directly_issued_by(site.issuing.certificate)
     assert issuing == site.issuing.certificate
     assert leaf == x509.load_pem_x509_certificate((site.pki / "hosts/one.pem").read_bytes())
+    (kept,) = state.host_certificates(load.read(site.file).plan, site.pki, ["one"], days=30)
+    assert (kept.state, kept.reason) == (state.VALID, "")
     with tarfile.open(fileobj=io.BytesIO(machine.configuration)) as archive:
         names = archive.getnames()
     assert {"etc/swanctl/x509ca/issuing.pem", "etc/swanctl/x509crl/issuing.crl"} <= set(names)
+    assert PASSPHRASE not in site.printed
+    before = site.server.log()
+    again = site.play("provision", "--limit", "one")
+    assert again.returncode == 0, again.stdout
+    assert "changed" not in again.stdout.partition("Tell the server")[2], again.stdout
+    assert site.server.log() == before
+
+
+def test_one_that_fails_blocks_no_other_and_a_rerun_goes_on(site: Site) -> None:
+    """The second host fails, somebody else's machine waits, the third has to be approved."""
+    failing, good = site.machine("two", until="failed"), site.machine("one", after=1)
+    stranger = site.machine("three", tpm=Tpm("three"))
+    for each in (failing, good, stranger):
+        each.start()
+    done = site.play("provision", "--limit", "one,two,three", "-e", "provision_patience=8")
+    assert done.returncode == 2, done.stdout + done.stderr
+    good.done()
+    failing.done()
+    assert "2 of 3 hosts are missing: two, three" in done.stdout
+    assert f"no host yet: {stranger.machine.id}: Example R1, serial S3" in done.stdout
+    hosts = site.report()["hosts"]
+    assert {name: hosts[name]["state"] for name in hosts} == {"one": "installed", "two": "failed", "three": "waiting"}
+    assert hosts["two"]["line"] == "doing failed"
+    assert hosts["three"]["class"] == "software_tpm"
+    (waiting,) = site.report()["quarantine"]
+    assert waiting["id"] == stranger.machine.id
+    again = site.machine("two", after=3)
+    again.start()
+    approval = json.dumps({stranger.machine.id: "three"})
+    done = site.play("provision", "--limit", "one,two,three", "-e", f"approve='{approval}'")
+    assert done.returncode == 0, done.stdout + done.stderr
+    again.done()
+    stranger.done()
+    assert site.report()["complete"]
+    assert site.report()["quarantine"] == []
+
+
+def test_run_that_was_stopped_is_resumed(site: Site) -> None:
+    """It ends while a machine waits for its certificate; another one signs it, and once."""
+    machine = site.machine("one")
+    machine.start()
+    done = site.play("provision", "--limit", "one", "-e", "provision_patience=0")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "1 of 1 hosts are missing: one" in done.stdout
+    done = site.play("provision", "--limit", "one")
+    assert done.returncode == 0, done.stdout + done.stderr
+    machine.done()
+    assert not list((site.pki / "replaced").iterdir())
+
+
+def test_check_mode_tells_nobody(site: Site) -> None:
+    done = site.play("provision", "--limit", "one", "--check", "--diff")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '+  "admit": "listed"' in done.stdout
+    assert site.server.admin.get("/admin/v1/machines").json() == {"hosts": [], "others": []}
+    assert not (site.root / "configurations").exists()
+    assert not site.report_path.exists()
+
+
+def test_host_is_installed_again_only_if_that_is_said(site: Site) -> None:
+    first = site.machine("one")
+    first.start()
+    assert site.play("provision", "--limit", "one").returncode == 0
+    first.done()
+    second = site.machine("one", after=10)
+    second.start()
+    done = site.play("provision", "--limit", "one", "-e", "reinstall=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    second.done()
+    assert second.certificates()[0] != first.certificates()[0]
+    assert [path.name.partition(".")[0] for path in (site.pki / "replaced").iterdir()] == ["one"]
+    third = site.machine("one")
+    third.start()
+    third.join(10)
+    assert site.server.last()["detail"]["reason"] == "one is installed, and reinstall is not set"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        ("signature", "manifest.json: "),
+        ("core", "core.erofs: "),
+        ("unpublished", "the server offers no release server/1.0"),
+        ("key", "the key of the issuing authority is not here"),
+        ("lists", "crl/root.crl: is not there"),
+        ("service", "the service does not answer"),
+        ("machine", "none of these hosts is installed over the network"),
+        ("release", "no release of server 2.0; there are server/1.0"),
+    ],
+)
+def test_what_can_be_checked_is_checked_before(site: Site, break_it: str, said: str) -> None:
+    limit, options = "one", []
+    if break_it == "signature":
+        (site.release / "manifest.json").write_text((site.release / "manifest.json").read_text() + " ")
+    elif break_it == "core":
+        (site.release / "core.erofs").write_text("another")
+    elif break_it == "unpublished":
+        (site.root / "releases/server/1.0").unlink()
+    elif break_it == "key":
+        (site.keys / "sites/small/issuing.key").unlink()
+    elif break_it == "lists":
+        (site.pki / "crl/root.crl").unlink()
+    elif break_it == "service":
+        options = ["-e", f"provision_socket={site.directory}/nothing.sock"]
+    elif break_it == "machine":
+        limit = "gateway"
+    elif break_it == "release":
+        changed: dict[str, Any] = copy.deepcopy(SITE)
+        changed["provisioning"]["releases"] = {"server": "2.0"}
+        site.write(changed)
+    assert said in fail(site, "--limit", limit, *options)
+
+
+def test_request_for_another_name_ends_that_machine_only(site: Site) -> None:
+    """The service judged it by what it was told before the site got another domain."""
+    machine, other = site.machine("one", until="escrowed"), site.machine("two")
+    machine.start()
+    assert site.play("provision", "--limit", "one", "-e", "provision_patience=0").returncode == 2
+    changed: dict[str, Any] = copy.deepcopy(SITE)
+    changed["domain"] = "another.example"
+    changed["provisioning"]["server"] = "https://boot.another.example"
+    site.write(changed)
+    other.start()
+    done = site.play("provision", "--limit", "one,two", "-e", "provision_patience=10")
+    assert done.returncode == 2, done.stdout
+    assert "one: its request is for" in done.stdout
+    assert site.report()["hosts"]["one"]["state"] == "refused"
+    assert not (site.pki / "hosts/one.pem").exists()

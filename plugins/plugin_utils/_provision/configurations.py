@@ -18,13 +18,14 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import file
 _LISTS = "etc/swanctl/x509crl"  # where role site_pki puts them
 
 
-def pack(trees: Path, hosts: Iterable[str], pki: Path, dest: Path) -> dict[str, str]:
+def pack(trees: Path, hosts: Iterable[str], pki: Path, dest: Path, *, partial: bool = False) -> dict[str, str]:
     """Pack the rendered configuration of each host, with the revocation lists that count now.
 
     Without a list that has not ended no host believes another, so its first tunnel would not come up.
 
     :param trees: directory of the site's rendered trees.
     :param dest: directory for the archives; the name of each is its SHA-256.
+    :param partial: leave out hosts that are not rendered, which check mode does not do.
     :returns: SHA-256 by host.
     :raises FleetError: a host is not rendered, or there are no lists.
     """
@@ -39,6 +40,8 @@ def pack(trees: Path, hosts: Iterable[str], pki: Path, dest: Path) -> dict[str, 
     for name in hosts:
         tree = (trees / name).resolve()
         if not (tree / "etc").is_dir():
+            if partial:
+                continue
             raise FleetError("the host is not rendered", where=str(trees / name), remedy="run playbook render")
         if tree not in known:
             new = dest / "new"

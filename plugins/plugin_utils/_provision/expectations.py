@@ -69,10 +69,14 @@ def read_release(directory: Path, keys: Path, sandbox: Sandbox) -> Release:
     if not certificate.is_file():
         remedy = "bring the certificate that signs the product's releases there, or set provision_keys_dir"
         raise FleetError("is not there", where=str(certificate), remedy=remedy)
-    signing.verify_cms(sandbox, path, directory / SIGNATURE, certificate)
-    manifests.validate(manifest)
-    for part in (*PARTS, "installer"):
-        check_file(directory / manifest[part]["file"], manifest[part])
+    try:
+        signing.verify_cms(sandbox, path, directory / SIGNATURE, certificate)
+        manifests.validate(manifest)
+        for part in (*PARTS, "installer"):
+            check_file(directory / manifest[part]["file"], manifest[part])
+    except FleetError as exc:
+        remedy = f"bring the release as it was built; {certificate} says whose signature is believed"
+        raise FleetError(exc.message, where=exc.where or str(path), remedy=remedy) from exc
     pcrs = {
         "installer": _demanded(expectation.of_installer(manifest)),
         "installed": _demanded(expectation.of_product(manifest)),
