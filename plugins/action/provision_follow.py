@@ -35,6 +35,7 @@ class ActionModule(ProvisionAction):
         "patience": {"type": "float", "default": 3600.0},
         "grace": {"type": "float", "default": 60.0},
         "pause": {"type": "float", "default": 5.0},
+        "past": {"type": "list", "elements": "str", "default": []},
         "check": {"type": "bool", "default": False},
     }
 
@@ -45,7 +46,7 @@ class ActionModule(ProvisionAction):
         issuer = _issuer(loaded, arguments)
         issuer.check()
         if arguments["check"] or self._task.check_mode:
-            return {"changed": False, "hosts": {}, "failed_hosts": [], "signed": 0}
+            return {"changed": False, "hosts": {}, "failed_hosts": [], "past": [], "signed": 0}
         signed: list[str] = []
 
         def sign(host: str, name: str, request: str) -> str:
@@ -64,12 +65,14 @@ class ActionModule(ProvisionAction):
             patience=arguments["patience"],
             grace=arguments["grace"],
             pause=arguments["pause"],
+            past=frozenset(arguments["past"]),
         )
         found = follower.run()
         return {
             "changed": bool(signed),
             "hosts": {row.host: row.as_dict() for row in found},
             "failed_hosts": [row.host for row in found if row.state == follow.FAILED],
+            "past": sorted({row.enrolment for row in found if row.state in follow.ENDED and row.enrolment}),
             "signed": len(signed),
             "reason": follow.counted(found),
         }

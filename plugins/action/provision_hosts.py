@@ -73,6 +73,7 @@ class ActionModule(ProvisionAction):
             "hosts_changed": changing,
             "problems": problems,
             "start": _to_start(fleet, hosts, wanted, problems),
+            "past": sorted(follow.ended_now(fleet, hosts)),
             "releases": {product: release.name for product, release in found.items()},
             "strangers": [follow.stranger(each) for each in fleet.others if each["state"] == follow.QUARANTINED],
         }

@@ -54,6 +54,11 @@ options:
     description: Seconds between two looks.
     type: float
     default: 5.0
+  past:
+    description: Enrolments that had ended before machines were started; they are not news.
+    type: list
+    elements: str
+    default: []
   check:
     description: Only look whether the authority can sign.
     type: bool
@@ -99,6 +104,12 @@ hosts:
     files1: {class: tpm, state: installed, percent: 100, seen: "2026-11-22T12:00:00Z", line: "", enrolment: 0a1b}
 failed_hosts:
   description: Hosts whose machine has reported a failure, or has fallen silent. Those that were refused are no part.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+past:
+  description: Enrolments of these hosts that have ended, for O(past) of the next time.
   returned: success
   type: list
   elements: str

@@ -112,6 +112,12 @@ problems:
   returned: success
   type: dict
   sample: {}
+past:
+  description: Enrolments of these hosts that have ended, for O(vauban.fleet.provision_follow#module:past).
+  returned: success
+  type: list
+  elements: str
+  sample: []
 releases:
   description: By product, what is installed.
   returned: success

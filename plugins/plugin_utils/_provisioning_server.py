@@ -43,7 +43,7 @@ class ProvisioningServer:
         """Files of the initrd."""
         lines = ["127.0.0.1 localhost", *(f"{address} {self.name}" for address in self.addresses)]
         return {
-            SERVER: json.dumps({"url": self.url}) + "\n",
+            SERVER: json.dumps({"url": self.url, "addresses": self.addresses}) + "\n",
             AUTHORITY: self.authority,
             "etc/hosts": "".join(f"{line}\n" for line in lines),
         }

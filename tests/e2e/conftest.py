@@ -10,6 +10,7 @@ The releases come from FLEET_RELEASE, else build/gateway/0.1.0, and from FLEET_I
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from typing import Any
 import pytest
 from disks import cut_out, partitions, volumes
 from machines import BOOT_TIMEOUT, Boot, NewMachine, Relink, copy_with_raw_disk, reach, read_manifest
+from playing import ansible_playbook
+from provisioning_server import ADDRESS, load_authority
 from sdk import SDK
 from shell import PROMPT, Shell
 
@@ -62,12 +65,23 @@ def instrumented_release() -> Path:
 
 @pytest.fixture(scope="session")
 def authority() -> Path:
-    return ROOT / "build/e2e/authority"
+    """Directory of the authority that certifies provisioning servers; kept, so that the installer below is."""
+    directory = ROOT / "build/e2e/authority"
+    load_authority(directory)
+    return directory
 
 
 @pytest.fixture(scope="session")
-def networked_release() -> Path:
-    return ROOT / "build/gateway/0.2.0+instrumented"
+def networked_release(authority: Path) -> Path:
+    """A release whose installer knows a provisioning server. Made here, unless it is there already."""
+    version = "0.1.0-networked"
+    addresses = [ADDRESS]
+    enrolment = {"url": "https://provision.example.org", "authority": str(authority / "authority.pem")}
+    variables = {"product_version": version, "product_enrolment": {**enrolment, "addresses": addresses}}
+    words = ["playbooks/build.yml", "-i", "inventories/reference", "--limit", "gateway", "--skip-tags", "disk_image"]
+    done = ansible_playbook(ROOT, *words, "-e", json.dumps(variables))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return ROOT / "build/gateway" / version
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redfish
 from cryptography import x509
 from enrolment import Tpm
 from provisioned import PASSPHRASE, SITE, Site
@@ -187,3 +188,28 @@ def test_request_for_another_name_ends_that_machine_only(site: Site) -> None:
     assert "one: its request is for" in done.stdout
     assert site.report()["hosts"]["one"]["state"] == "refused"
     assert not (site.pki / "hosts/one.pem").exists()
+
+
+def test_machines_with_power_controllers_start_by_themselves(site: Site, tmp_path: Path) -> None:
+    """The first start fails and is tried again; the controller of another machine refuses, which blocks nobody."""
+    machines = [site.machine("one", until="failed"), site.machine("one")]
+    waiting = iter(machines)
+    controller = redfish.Controller(lambda: next(waiting).start())
+    with redfish.serve(controller, tmp_path) as authority:
+        changed: dict[str, Any] = copy.deepcopy(SITE)
+        changed["hosts"]["one"]["machine"]["bmc"] = {"address": controller.url}
+        changed["hosts"]["two"]["machine"]["bmc"] = {"address": "https://127.0.0.1:9"}
+        site.write(changed)
+        secrets = {"provision_bmc_user": redfish.USER, "provision_bmc_password": redfish.PASSWORD}
+        (tmp_path / "secrets.json").write_text(json.dumps(secrets))
+        words = ["-e", f"@{tmp_path}/secrets.json", "-e", f"provision_bmc_authority={authority}"]
+        done = site.play("provision", "--limit", "one,two", "-e", "provision_patience=8", *words, "-vvv")
+        assert done.returncode == 2, done.stdout + done.stderr
+    machines[1].done()
+    assert controller.resets == ["On", "ForceRestart"]
+    assert controller.boot["BootSourceOverrideTarget"] == "UefiHttp"
+    assert site.report()["hosts"]["one"]["state"] == "installed"
+    assert site.report()["hosts"]["two"]["state"] == "waiting"
+    assert "https://127.0.0.1:9: Look for its system: " in site.report()["hosts"]["two"]["problem"]
+    assert "Switch on, with the network as boot source: two" in done.stdout
+    assert redfish.PASSWORD not in site.printed

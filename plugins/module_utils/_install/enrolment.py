@@ -86,15 +86,20 @@ class Enrolment:
             raise FleetError("the receipt is not for the recovery key that was sent", where=self._wire.url)
         return {name: str(receipt.get(name, "")) for name in ("id", "sha256", "time")}
 
-    def certificate(self, name: str, request: bytes) -> bytes:
-        """Ask for a certificate, and wait until the site has signed it.
+    def request(self, name: str, request: bytes) -> None:
+        """Ask for a certificate.
 
         :param request: PKCS #10 (PEM).
-        :returns: the certificate and those above it (PEM).
         """
         self._checked("PUT", f"/requests/{name}", request, kind=PEM)
-        self._say(f"waiting for the certificate {name}")
+
+    def certificate(self, name: str) -> bytes:
+        """Wait until the site has signed it.
+
+        :returns: the certificate and those above it (PEM).
+        """
         while (answer := self._checked("GET", f"/certificates/{name}")).status == 202:
+            self._say(f"waiting for the site to sign certificate {name}")
             self._wire.sleep(_POLL)
         return answer.body
 

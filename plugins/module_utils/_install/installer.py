@@ -11,8 +11,7 @@ from pathlib import Path
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
-from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning
-from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
+from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning, Server
 
 MEDIUM = Path("/dev/disk/by-label/VAUBAN_RELEASE")
 MOUNT_POINT = Path("/run/medium")
@@ -57,8 +56,9 @@ def _from_network() -> tuple[str, str]:
         raise FleetError("no release medium is attached, and this image knows no server", where=str(MEDIUM))
     DOWNLOADS.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", "mode=0700,nodev,nosuid,noexec,size=64m", "tmpfs", DOWNLOADS])
-    wire = Wire(json.loads(SERVER.read_text("utf-8"))["url"], AUTHORITY)
-    return Provisioning(wire, CERTIFICATE, DOWNLOADS, _say).run(), "reboot"
+    known = json.loads(SERVER.read_text("utf-8"))
+    server = Server(known["url"], AUTHORITY, known["addresses"])
+    return Provisioning(server, CERTIFICATE, DOWNLOADS, _say).run(), "reboot"
 
 
 def _say(text: str) -> None:

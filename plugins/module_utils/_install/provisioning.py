@@ -7,15 +7,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install import configuration, disks, hardware
+from ansible_collections.vauban.fleet.plugins.module_utils._install import (
+    certificates,
+    configuration,
+    disks,
+    first_boot,
+    hardware,
+)
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
@@ -48,6 +55,20 @@ _PERCENT = {
 }
 
 
+@dataclass(frozen=True)
+class Server:
+    """Whom this image believes.
+
+    :param url: ``https://NAME[:PORT]``.
+    :param authority: certificate (PEM) of the authority that certifies it.
+    :param addresses: where it is.
+    """
+
+    url: str
+    authority: Path
+    addresses: Sequence[str]
+
+
 class Provisioning:
     """Installs what the provisioning server says, if the server says it to this machine.
 
@@ -56,12 +77,13 @@ class Provisioning:
     :param say: called with one line of text as something begins.
     """
 
-    def __init__(self, wire: Wire, certificate: Path, directory: Path, say: Callable[[str], None]) -> None:
-        self._wire, self._certificate, self._directory, self._say = wire, certificate, directory, say
-        self._enrolment = Enrolment(wire, say)
+    def __init__(self, server: Server, certificate: Path, directory: Path, say: Callable[[str], None]) -> None:
+        self._server, self._certificate, self._directory, self._say = server, certificate, directory, say
+        self._wire = Wire(server.url, server.authority)
+        self._enrolment = Enrolment(self._wire, say)
         self._wanted: Mapping[str, Any] = {}
         self._receipt = ""
-        self._configuration = directory / "configuration.tar.gz"
+        self._configuration, self._keys = directory / "configuration.tar.gz", directory / "keys"
 
     def run(self) -> str:
         """Enrol, install, report; return the name of the host.
@@ -107,7 +129,26 @@ class Provisioning:
         evidence: dict[str, Any] = {"host": self._wanted["host"]}
         if given := self._wanted["configuration"]:
             evidence["configuration"] = configuration.unpack(self._configuration, given["sha256"], state, core)
+        evidence["certificates"] = []
+        for wanted in self._wanted["certificates"]:
+            chain = self._enrolment.certificate(wanted["name"])
+            evidence["certificates"].append(certificates.place(self._keys, wanted["name"], chain, state, core))
+        first_boot.prepare(
+            state,
+            core,
+            url=self._server.url,
+            id=self._enrolment.id,
+            token=self._enrolment.token,
+            authority=self._server.authority,
+            addresses=self._server.addresses,
+        )
         return evidence
+
+    def _request_certificates(self) -> None:
+        """As early as possible: somebody has to sign them while the disk is written."""
+        self._keys.mkdir(mode=0o700)
+        for wanted in self._wanted["certificates"]:
+            self._enrolment.request(wanted["name"], certificates.make(self._keys, wanted))
 
     def _install(self, release: Path, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
         wanted = self._wanted = self._enrolment.installation()
@@ -120,6 +161,7 @@ class Provisioning:
         request = Request.of({"disk": wanted["disk"], **wanted["sizes"]}, f"installation of {host}")
         self._say(f"this machine becomes {host}")
         self._enrolment.report("download", 5, f"fetching {_name(applied)}", {})
+        self._request_certificates()
         self._fetch_parts(release, manifest)
         self._fetch_configuration()
         done = Installation(release, self._certificate, request, self._say, self).run()

@@ -114,6 +114,7 @@ class Follower:
     :param patience: seconds without any news after which it ends.
     :param grace: seconds in which a host that has failed may come again.
     :param pause: seconds between two looks.
+    :param past: enrolments that had ended before machines were started, and count no more.
     """
 
     service: Service
@@ -126,6 +127,7 @@ class Follower:
     patience: float
     grace: float
     pause: float
+    past: frozenset[str] = frozenset()
     summary: float = 60.0
     _seen: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
@@ -135,10 +137,9 @@ class Follower:
     def run(self) -> list[Row]:
         """Look until nothing more is to be expected."""
         fleet = self.service.fleet()
-        old = ended_now(fleet, self.hosts)
         news = said = self.clock()
         while True:
-            found = self._look(fleet, old)
+            found = self._look(fleet)
             moment = self.clock()
             changed = self._tell(found, moment)
             self._meet_strangers(fleet)
@@ -152,10 +153,10 @@ class Follower:
             self.sleep(self.pause)
             fleet = self.service.fleet()
 
-    def _look(self, fleet: Fleet, old: set[str]) -> list[Row]:
-        ended = ended_now(fleet, self.hosts) - old
+    def _look(self, fleet: Fleet) -> list[Row]:
+        ended = ended_now(fleet, self.hosts) - self.past
         reasons = self.service.reasons(ended) if ended else {}
-        return rows(fleet, self.hosts, {**reasons, **self._denied}, old)
+        return rows(fleet, self.hosts, {**reasons, **self._denied}, self.past)
 
     def _settled(self, row: Row, moment: float) -> bool:
         if row.state in (INSTALLED, UNKNOWN):

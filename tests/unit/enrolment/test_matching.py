@@ -207,3 +207,20 @@ def test_two_hosts_never_have_the_same(server: Any, same: dict[str, Any]) -> Non
     answer = server.put_host("two", **{**rest, **same})
     assert answer.status_code == 409
     assert "one has the same" in answer.json()["detail"]
+
+
+def test_a_machine_that_came_before_its_host_was_known_goes_on(server: Any, another: Another) -> None:
+    machine, stranger = (another(tpm=Tpm(name), serial="", mac=f"52:54:00:00:00:{name}") for name in ("08", "09"))
+    for each in (machine, stranger):
+        assert each.apply().json()["state"] == "quarantined"
+    server.put_host("two", ek_sha256=Tpm("08").sha256, serial=None, macs=[], certificates=[])
+    assert (machine.state(), stranger.state()) == ("challenged", "quarantined")
+    assert machine.prove().json() == {"state": "proven"}
+
+
+def test_a_machine_that_came_before_its_host_has_to_run_its_release(server: Any, another: Another) -> None:
+    machine = another(tpm=Tpm("08"), serial="", mac="52:54:00:00:00:08")
+    machine.release = {**machine.release, "version": "0.9"}
+    assert machine.apply().json()["state"] == "quarantined"
+    server.put_host("two", ek_sha256=Tpm("08").sha256, serial=None, macs=[])
+    assert machine.state() == "refused"

@@ -34,7 +34,8 @@ def test_server_goes_into_the_image(given: dict[str, Any]) -> None:
     server = _provisioning_server.parse(given)
     assert server is not None
     texts = server.texts()
-    assert json.loads(texts["etc/vauban/enrolment.json"]) == {"url": "https://boot.example.org:8443"}
+    known = json.loads(texts["etc/vauban/enrolment.json"])
+    assert known == {"url": "https://boot.example.org:8443", "addresses": ["192.0.2.1", "192.0.2.2"]}
     assert texts["etc/vauban/authority.pem"] == Path(given["authority"]).read_text()
     lines = texts["etc/hosts"].splitlines()
     assert lines[1:] == ["192.0.2.1 boot.example.org", "192.0.2.2 boot.example.org"]

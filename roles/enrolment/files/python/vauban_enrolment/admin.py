@@ -123,6 +123,7 @@ def put_host(service: Asked, by: By, host: HostPath, expectation: Expectation) -
         session.add_all(HostMac(mac=mac, host=host) for mac in expectation.macs)
         session.flush()
         audit.append(session, service.clock(), Entry(by, "expectation put", None, host, {"expectation": content}))
+        admission.reconsider(service, session, found, by)
     return {"changed": True}
 
 

@@ -89,13 +89,29 @@ def _receive(service: Service, case: Case, verdict: matching.Verdict) -> Challen
     if isinstance(verdict, matching.Refuse):
         case.enter(State.REFUSED, verdict.reason, hint=verdict.host)
         return None
-    case.enrolment.host = verdict.host
+    _admit(case, verdict.host)
+    return _challenge(service, case) if case.state is State.CHALLENGED else None
+
+
+def _admit(case: Case, host: str) -> None:
+    """Take a machine for the host that it says it is; it has to prove it, and to run the host's release."""
+    case.enrolment.host = host
     case.enrolment.machine_class = case.expectation.machine_class
     if reason := other_release(case.session, case.enrolment, case.host):
         case.enter(State.REFUSED, reason)
-        return None
-    case.enter(State.CHALLENGED, f"its EK is that of {verdict.host}, says the machine")
-    return _challenge(service, case)
+    else:
+        case.enter(State.CHALLENGED, f"its EK is that of {host}, says the machine")
+
+
+def reconsider(service: Service, session: Session, host: Host, actor: str) -> None:
+    """Look again at those who wait in quarantine: somebody may have switched the host's machine on too early."""
+    # What is not known of the host is equal to nothing (SQL).
+    claims = Enrolment.ek_sha256.in_([host.listed_ek]) | Enrolment.serial.in_([host.serial])
+    for enrolment in session.scalars(select(Enrolment).where(Enrolment.state == State.QUARANTINED, claims)):
+        case = Case(session, enrolment, actor, service.clock())
+        verdict = service.judge.match(case)
+        if isinstance(verdict, matching.Admit) and verdict.host == host.name:
+            _admit(case, host.name)
 
 
 def _challenge(service: Service, case: Case) -> ChallengeOut | None:

@@ -1,0 +1,144 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A site of one gateway, as its administrator has it on the controller, with a provisioning server that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from playing import COLLECTIONS
+from provisioning_server import ADDRESS, NETWORK, ProvisioningServer
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = "paris-gw1"
+_PASSPHRASES = {f"site_pki_{name}_passphrase": f"passphrase of the {name}" for name in ("root", "issuing", "host")}
+
+
+def model(recipients: list[str], url: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The site file.
+
+    :param machine: how the gateway's machine is known.
+    """
+    return {
+        "site": "small",
+        "domain": "example.org",
+        "provisioning": {
+            "server": url,
+            "recipients": recipients,
+            "disk": {"serial": "system"},
+            "sizes": {"esp_size": 128 << 20, "swap_size": 64 << 20, "state_size": 64 << 20, "core_size": 256 << 20},
+        },
+        "places": {
+            "paris": {
+                "number": 1,
+                "networks": {"outer": {"ipv4": NETWORK["network"]}},
+                "gateways": {"hosts": [HOST]},
+            }
+        },
+        "tunnels": {"admin": {"if_id": 1, "pool": {"ipv4": "10.65.0.0/16"}, "peers": ["gateways"]}},
+        "zones": {"gateways": {"products": ["gateway"]}, "provisioning": {"addresses": [f"{ADDRESS}/32"]}},
+        "services": {"provisioning": {"tcp": [443], "user": "attestation"}},
+        "policy": [{"from": ["gateways"], "to": ["provisioning"], "services": ["provisioning"], "via": "outer"}],
+        "hosts": {
+            HOST: {
+                "product": "gateway",
+                "place": "paris",
+                "number": 3,
+                "interfaces": {"outer": {"mac": "52:54:00:00:00:03"}},
+                "machine": dict(machine),
+            }
+        },
+    }
+
+
+class Site:
+    """The controller's side.
+
+    :param directory: for the inventory and for all that playbooks write.
+    """
+
+    def __init__(self, directory: Path, server: ProvisioningServer, release: Path, machine: Mapping[str, Any]) -> None:
+        self.directory, self.report = directory, directory / "report.json"
+        self._inventory = directory / "inventory"
+        self._inventory.mkdir(parents=True)
+        recipients = json.loads((release / "manifest.json").read_text())["escrow"]["recipients"]
+        site = model(recipients, server.url, machine)
+        (self._inventory / "small.site.yml").write_text(yaml.safe_dump(site, sort_keys=False))
+        boot = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "boot_server_releases": [str(release)],
+        }
+        variables = {
+            "fleet_build_dir": str(ROOT / "build"),
+            "fleet_sites_dir": str(directory / "sites"),
+            "site_pki_keys_dir": str(directory / "keys"),
+            "site_pki_keys": "installer",
+            "provision_socket": str(server.machine.root / "run/vauban-enrolment/admin.sock"),
+            "provision_root": str(server.machine.root / "srv/vauban"),
+            "provision_report_path": str(self.report),
+            "provision_pause": 2,
+            **_PASSPHRASES,
+        }
+        servers = {"provisioning_servers": {"hosts": {"boot": boot}}}
+        content = {"all": {"children": servers, "vars": variables}}
+        (self._inventory / "hosts.yml").write_text(yaml.safe_dump(content))
+
+    def play(self, name: str, *options: str) -> None:
+        """Run a playbook to its end, which has to be good."""
+        with self.playing(name, *options) as playing:
+            playing.end(within=600)
+
+    @contextmanager
+    def playing(self, name: str, *options: str) -> Iterator[Playing]:
+        """A playbook that runs while the block does, at most."""
+        words = ["-i", str(self._inventory), str(ROOT / f"playbooks/{name}.yml"), *options]
+        environment = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)}
+        log = self.directory / f"{name}.log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ansible", "playbook", *words],
+                cwd=self.directory,
+                env={**os.environ, **environment, "LC_ALL": "C.UTF-8"},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield Playing(process, log)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)
+
+
+@dataclass(frozen=True)
+class Playing:
+    """A playbook that runs."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_for(self, text: str, *, within: float) -> None:
+        """Until it has printed this."""
+        end = time.monotonic() + within
+        while text not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.2)
+
+    def end(self, *, within: float) -> str:
+        """All that it has printed, when it has ended well."""
+        self.process.wait(within)
+        assert self.process.returncode == 0, self.log.read_text()
+        return self.log.read_text()
