@@ -9,18 +9,23 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import hosts
 import pytest
+from booted import Booted, booted
 from certificates import P256, Authority, ec_key
 from cryptography import x509
 from endorsement import Ends
 from enrolment import MANIFEST, Machine
 from enrolment_apps import Server, served
+from lab import within
+from playing import play_in_tree
 from sdk import SDK
 from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Judge, Tpm, authorities, machines
 
@@ -31,6 +36,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind,
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/attestation"
 PROGRAM = ROLE / "files/root/usr/lib/vauban/attest"
+UNIT = "attestation.service"
+TCTI = "swtpm:path=/run/swtpm"
 NAME = "provision.example.org"
 REFUSED = 100
 # Who starts a program sees its arguments; so does everybody else (proc(5)).
@@ -225,7 +232,7 @@ def test_server_of_another_name(machine: Machine, prepared: Path, attest: Callab
 def test_server_with_tls_1_2(
     server: Server, machine: Machine, prepared: Path, attest: Callable[..., Completed], tmp_path: Path
 ) -> None:
-    with served(server, tmp_path, NAME, ssl.TLSVersion.TLSv1_2) as old:
+    with served(server, tmp_path, NAME, newest=ssl.TLSVersion.TLSv1_2) as old:
         for name in ("url", "resolve"):
             (prepared / name).write_text(re.sub(r"(?<=org):\d+", f":{old}", (prepared / name).read_text()))
         shutil.copy(tmp_path / "site.pem", prepared / "authority.pem")
@@ -276,3 +283,73 @@ def test_what_would_be_more_than_a_value_is_refused(core: Path, tmp_path: Path, 
     with pytest.raises(FleetError):
         first_boot.prepare(tmp_path / "state", core, **{**good, **change})  # type: ignore[arg-type]
     assert list((tmp_path / "state/var").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def booted_machine(sandbox: Sandbox, both: Ends, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    """Debian, with the role and what confines its unit; and a TPM that is a socket."""
+    hosts.require()
+    tree = sandbox.sdk if sandbox.sdk.is_dir() else sandbox.sdk.parent / "root"
+    if not tree.is_dir():
+        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    directory = tmp_path_factory.mktemp("booted")
+    roles = {"roles": ["vauban.fleet.attestation", "vauban.fleet.confinement"]}
+    done = play_in_tree(directory, sandbox.sdk, tree, roles, layer=directory / "layer")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with booted("attestation", (directory / "layer/upper", tree), directory / "machine") as started:
+        place = f"/etc/systemd/system/{UNIT}.d/90-tpm.conf"
+        started.write(place, f"[Service]\nEnvironment=TPM2TOOLS_TCTI={TCTI}\nRestartSec=1\n")
+        started("systemctl", "daemon-reload")
+        yield started
+
+
+def start_tpm(machine: Booted, state: Path) -> None:
+    shutil.copytree(state, machine.root / "var/lib/swtpm")
+    words = [
+        "--server",
+        "type=unixio,path=/run/swtpm,mode=0666",
+        "--ctrl",
+        "type=unixio,path=/run/swtpm.ctrl,mode=0666",
+    ]
+    words += ["--tpmstate", "dir=/var/lib/swtpm", "--flags", "not-need-init,startup-clear"]
+    machine("systemd-run", "--unit=swtpm", "swtpm", "socket", "--tpm2", *words)
+    hosts.wait_for(lambda: (machine.root / "run/swtpm.ctrl").exists(), "the TPM")
+    for number, word in INSTALLED.items():
+        machine("env", f"TPM2TOOLS_TCTI={TCTI}", "tpm2_pcrevent", "-Q", str(number), stdin=word)
+
+
+def test_unit_proves_it_with_all_that_confines_it(
+    server: Server, machine: Machine, both: Ends, directory: Path, booted_machine: Booted, tmp_path: Path
+) -> None:
+    """It is wanted when the machine starts, needs a token, and tries again while nobody answers."""
+    assert UNIT in booted_machine("systemctl", "show", "--property=Wants", "--value", "multi-user.target").split()
+    booted_machine("systemctl", "start", UNIT)
+    assert booted_machine.state(UNIT) == "inactive"
+    both.machine("one", "off")
+    try:
+        start_tpm(booted_machine, directory / "tpms/one")
+    finally:
+        both.machine("one", "boot", {})
+    root, port = booted_machine.root, 8443
+    given = {"id": machine.id, "token": machine.token, "authority": tmp_path / "site.pem", "addresses": ["127.0.0.1"]}
+    namespace = Path(f"/proc/{booted_machine.pid}/ns/net")
+    listener = within(namespace, lambda: socket.create_server(("127.0.0.1", port)))
+    with served(server, tmp_path, NAME, listener=listener):
+        first_boot.prepare(root, root, url=f"https://{NAME}:{port}", **given)
+        # Nobody listens there.
+        booted_machine("sed", "-i", f"s/{port}/1/", "/var/lib/attestation/url", "/var/lib/attestation/resolve")
+        booted_machine("systemctl", "start", UNIT)
+        hosts.wait_for(lambda: restarts(booted_machine) > 0, "another try")
+        booted_machine("sed", "-i", f"s/:1\\b/:{port}/", "/var/lib/attestation/url", "/var/lib/attestation/resolve")
+        hosts.wait_for(
+            lambda: booted_machine.state(UNIT) in ("inactive", "failed") or restarts(booted_machine) > 3, "end"
+        )
+    messages = booted_machine("journalctl", "--no-pager", f"--unit={UNIT}")
+    assert machine.state() == "installed", messages
+    assert "no answer" in messages
+    assert not (root / "var/lib/attestation/token").exists()
+    assert machine.token not in messages
+
+
+def restarts(machine: Booted) -> int:
+    return int(machine("systemctl", "show", "--property=NRestarts", "--value", UNIT))

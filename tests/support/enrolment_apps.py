@@ -68,12 +68,19 @@ class Server:
 
 @contextmanager
 def served(
-    server: Server, directory: Path, name: str = "localhost", newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+    server: Server,
+    directory: Path,
+    name: str = "localhost",
+    *,
+    newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    listener: socket.socket | None = None,
 ) -> Iterator[int]:
     """The machines' side by TLS on the loopback interface; yields the port.
 
     :param directory: gets ``site.pem``, the authority that certifies the server.
     :param name: that the server's certificate bears.
+    :param newest: version of TLS that it speaks.
+    :param listener: to take connections from, if not at a free port of this machine.
     """
     site = Authority.root("Site", ec_key(P256))
     own = site.issue(name, ec_key(P256))
@@ -85,13 +92,13 @@ def served(
     assert isinstance(config.ssl, ssl.SSLContext)
     config.ssl.maximum_version = newest
     running = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    with listener or socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not running.started:
             time.sleep(0.01)
         try:
-            yield int(listener.getsockname()[1])
+            yield int(listening.getsockname()[1])
         finally:
             running.should_exit = True
             thread.join(30)
