@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import jinja2
 import pytest
 import yaml
-from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.action import initrd
 from ansible_collections.vauban.fleet.plugins.module_utils._install import configuration, state
@@ -22,17 +20,6 @@ COLLECTION = Path(__file__).resolve().parents[2]
 PLACES = yaml.safe_load((COLLECTION / "files/state_places.yml").read_text())
 FSTAB = COLLECTION / "roles/core/files/root/etc/fstab.j2"
 GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
-
-pytestmark = [
-    pytest.mark.skipif(not SDK.exists(), reason=f"no SDK at {SDK}: set FLEET_SDK, or build it with 'make build'"),
-    pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed: run 'make host'"),
-]
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Sandbox:
-    (tmp_path / "scratch").mkdir()
-    return Sandbox(SDK, tmp_path / "scratch")
 
 
 @pytest.fixture
@@ -59,7 +46,7 @@ def sysroot(tmp_path: Path) -> Path:
     (root / "etc/program").write_text("#!/bin/sh\n")
     (root / "etc/program").chmod(0o755)
     (root / "etc/machine-id").write_text("")
-    state._make_places(root / "state", PLACES)
+    state.make_places(root / "state", PLACES)
     return root
 
 
