@@ -29,8 +29,10 @@ ROLES = (
     "time_sync",
     "logging",
     "admin_access",
+    "attestation",
     "confinement",
 )
+ATTESTATION = "attestation.service"
 CLOCK = "chrony.service"
 COLLECTOR = "log-collector.service"
 # Where a server of time finds its certificate for NTS; the key is made there.
@@ -65,6 +67,7 @@ class Views:
             "time_sync": self._time(name),
             "logging": self._logs(name),
             "admin_access": self._access(name),
+            "attestation": {"attestation_tunnel": self._attested_through(name)},
             "confinement": {"confinement_dropins": self._confined(name)},
         }
 
@@ -124,6 +127,12 @@ class Views:
         if logs is not None and tunnel == logs.via and name in logs.collectors:
             units.append(COLLECTOR)
         return units
+
+    def _attested_through(self, name: str) -> str:
+        """The tunnel in which a host proves what it runs; none unless the site makes the unit its member."""
+        plan = self._plan
+        tunnels = plan.tunnels_of.get(name, ())
+        return next((tunnel for tunnel in tunnels if ATTESTATION in plan.members_of(name, tunnel)), "")
 
     def _one_tunnel(self, name: str, tunnel: str) -> dict[str, Any]:
         plan, part = self._plan, self._plan.site.tunnels[tunnel]

@@ -271,3 +271,19 @@ def test_a_run_treats_the_hosts_of_one_site(load_site: Load) -> None:
     assert loaded.hosts(["south-laptop", "north-gw1"]) == ["north-gw1", "south-laptop"]
     with pytest.raises(FleetError, match=r"small\.site\.yml: elsewhere is no host of .*\nRemedy: .*site_small_one$"):
         loaded.hosts(["north-gw1", "elsewhere"])
+
+
+def test_machine_proves_itself_in_the_tunnel_whose_member_that_is(load_site: Load) -> None:
+    """And in its own namespace if the site says nothing."""
+    kiosk = {"product": "kiosk", "place": "north", "number": 110}
+    product = {"units": ["attestation.service"], "users": ["_chrony", "_rsyslog"]}
+    changes = {"products.kiosk": product, "hosts.north-kiosk": kiosk}
+    changes |= {"zones.everyone.products": ["server", "workstation", "admin_workstation", "kiosk"]}
+    members = ["sshd@audit.service", "attestation.service"]
+    views = Views(load_site(edited({**changes, "tunnels.audit.members": members}, [])).plan)
+    assert views.variables("north-kiosk")["attestation"] == {"attestation_tunnel": "audit"}
+    assert {"name": "attestation.service", "tunnel": "audit"} in views.variables("north-kiosk")["tunnel"][
+        "tunnel_members"
+    ]
+    views = Views(load_site(edited(changes, [])).plan)
+    assert views.variables("north-kiosk")["attestation"] == {"attestation_tunnel": ""}
