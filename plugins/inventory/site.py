@@ -14,8 +14,9 @@ description:
   - Every host is in the groups C(fleet), C(site_SITE), C(place_PLACE), C(product_PRODUCT) and, for each of its zones,
     C(zone_ZONE); a character that a group's name cannot have becomes C(_).
   - A host has the variables C(fleet_site_file), C(fleet_place), C(fleet_product), and C(ansible_host), its address in
-    the tunnel of the admin role; C(fleet_bmc), the address of its power controller, if it has one. All else comes
-    from C(group_vars) and C(host_vars) beside the file, as with any inventory.
+    the tunnel of the admin role. With C(provisioning) of the site there are C(fleet_provisioning_url), its server, and
+    C(fleet_bmc), the power controller of a host that has one. All else comes from C(group_vars) and C(host_vars) beside
+    the file, as with any inventory.
 options:
   plugin:
     description: Not needed where C(enable_plugins) of C(ansible.cfg) names this plugin first. Otherwise it lets
@@ -117,6 +118,8 @@ class InventoryModule(BaseInventoryPlugin):
             inventory.set_variable(name, "fleet_site_file", file)
             inventory.set_variable(name, "fleet_place", member.host.place)
             inventory.set_variable(name, "fleet_product", member.host.product)
+            if plan.site.provisioning is not None:
+                inventory.set_variable(name, "fleet_provisioning_url", plan.site.provisioning.server)
             machine = member.host.machine
             if machine is not None and machine.bmc is not None:
                 inventory.set_variable(name, "fleet_bmc", machine.bmc.address)

@@ -430,6 +430,15 @@ def test_releases_come_by_https(server: Booted, network: Lab, trust: ssl.SSLCont
         assert (answer.status, answer.body) == (200, (place / name).read_bytes()), name
 
 
+def test_configurations_of_hosts_come_by_https_and_by_their_hash(
+    server: Booted, network: Lab, trust: ssl.SSLContext
+) -> None:
+    path = f"/configurations/{'5e' * 32}"
+    server.write(f"/srv/vauban{path}", "of a host")
+    assert (fetch(network, path, trust).status, fetch(network, path, trust).body) == (200, b"of a host")
+    assert fetch(network, path).status == 404
+
+
 def test_certificate_is_believed_for_the_authority_of_the_site_alone(
     server: Booted, network: Lab, authority: Authority, trust: ssl.SSLContext
 ) -> None:
@@ -462,6 +471,9 @@ OUTSIDE = [
     "/releases/gateway/0.1.0/..%2f..%2f..%2ftftp%2fipxe.efi",
     "/releases/gateway/../../tftp/ipxe.efi",
     "/releases/gateway/0.1.0/passwd",
+    "/configurations/",
+    "/configurations/.new",
+    "/configurations/short",
     "/tftp/ipxe.efi",
     "/etc/passwd",
     "//etc/passwd",
@@ -482,6 +494,8 @@ def baits(server: Booted) -> None:
     """What would come if a path got through."""
     for path in ("gateway/.hidden/core.erofs", "gateway/0.1.0/.hidden", ".incoming/x"):
         server.write(f"/srv/vauban/releases/{path}", "secret")
+    for path in (".new", "short"):
+        server.write(f"/srv/vauban/configurations/{path}", "secret")
     server("ln", "-sfn", "/etc/passwd", "/srv/vauban/releases/gateway/0.1.0/passwd")
     server("chown", "-h", "www-data", "/srv/vauban/releases/gateway/0.1.0/passwd")
 

@@ -39,7 +39,7 @@ def defaults(role: str) -> dict[str, Any]:
 
 
 def is_template(value: Any) -> bool:
-    return isinstance(value, str) and "{{" in value
+    return "{{" in str(value)
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -5,8 +5,9 @@
 """Where the public part of a site's PKI lies, and what is in it.
 
 Below the directory that ``pki.directory`` names: ``ca/root.pem`` and ``ca/issuing.pem``, ``crl/NAME.crl`` of both,
-``hosts/HOST.pem`` and ``nts/HOST.pem``; and what is no longer in use, by host (or ``issuing_authority``) and serial
-number: ``replaced/HOST.SERIAL.pem`` and ``revoked/HOST.SERIAL.pem``. Keys are elsewhere.
+``hosts/HOST.pem`` and ``nts/HOST.pem``; ``https/NAME.pem`` of web servers; and what is no longer in use, by host (or
+``issuing_authority``) and serial number: ``replaced/HOST.SERIAL.pem`` and ``revoked/HOST.SERIAL.pem``. Keys
+are elsewhere.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ except ImportError:  # certificates.CRYPTOGRAPHY_ERROR says so
 
 ROOT, ISSUING = "root", "issuing"
 AUTHORITIES, HOSTS, NTS = "ca", "hosts", "nts"
+SERVERS = "https"  # of web servers, by name, whether they are hosts or not
 LISTS, REPLACED, REVOKED = "crl", "replaced", "revoked"
 
 

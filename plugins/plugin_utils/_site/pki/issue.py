@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._site.certificate_request import Given, fault
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import contents, files, state
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.files import ISSUING, ROOT
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.signer import Signer
@@ -72,11 +73,26 @@ class Issuer:
         if purpose not in dict(contents.wanted(self.plan, host)):
             raise FleetError(f"the site gives {host} no such certificate", where=f"{host}: {purpose}")
         contents.judge_request(self.plan, host, purpose, request, f"{host}: {purpose}")
-        asked = x509.load_pem_x509_csr(request.encode())
         path = self.directory / purpose / f"{host}.pem"
-        (kept,) = (
-            each for each in state.host_certificates(self.plan, self.directory, [host], days=0) if each.path == path
-        )
+        return self._answer(request, path, dict(contents.wanted(self.plan, host))[purpose], days=0)
+
+    def issue_server(self, name: str, request: str) -> str:
+        """The same for a web server of the site, by its name.
+
+        :raises FleetError: it asks for something else.
+        """
+        given = Given(contents.common_name(name), [name], contents.usages(files.SERVERS))
+        if found := fault(request, given):
+            raise FleetError(
+                f"its request {found}", where=name, remedy="remove the key on the server, and run it again"
+            )
+        days = self.plan.site.pki.warn_days
+        return self._answer(request, self.directory / files.SERVERS / f"{name}.pem", (name,), days=days)
+
+    def _answer(self, request: str, path: Path, names: tuple[str, ...], *, days: int) -> str:
+        """The certificate that is there, unless it ends within so many days or is of another key; else a new one."""
+        asked = x509.load_pem_x509_csr(request.encode())
+        kept = state.certificate(self.directory, path, names, days=days)
         if kept.state != state.VALID or kept.key != files.fingerprint(asked.public_key()):
             if kept.serial is not None and kept.state != state.WITHDRAWN:
                 # Who revokes the host revokes it, too.

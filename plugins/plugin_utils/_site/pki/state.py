@@ -76,6 +76,15 @@ def host_certificates(plan: Plan, directory: Path, hosts: Iterable[str], *, days
     return found
 
 
+def certificate(directory: Path, path: Path, names: tuple[str, ...], *, days: int) -> HostCertificate:
+    """The state of one certificate, whoever has it.
+
+    :param names: what it has to name.
+    """
+    signers = [each for each in files.authorities(directory).values() if each is not None]
+    return _Judge(signers, files.revoked_serials(directory), days).look(path, names)
+
+
 class _Judge:
     def __init__(self, signers: list[x509.Certificate], withdrawn: frozenset[int], days: int) -> None:
         self._signers = signers
