@@ -9,7 +9,8 @@ import copy
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import redfish
 from cryptography import x509
 from enrolment import Tpm
 from provisioned import PASSPHRASE, SITE, Site
+from sdk import SDK
 
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import load
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import state
 
@@ -213,3 +216,75 @@ def test_machines_with_power_controllers_start_by_themselves(site: Site, tmp_pat
     assert "https://127.0.0.1:9: Look for its system: " in site.report()["hosts"]["two"]["problem"]
     assert "Switch on, with the network as boot source: two" in done.stdout
     assert redfish.PASSWORD not in site.printed
+
+
+@pytest.fixture
+def age(tmp_path: Path) -> Callable[..., str]:
+    """Run age of the SDK; files are below /run/out."""
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "age").mkdir()
+    sandbox = Sandbox(SDK, tmp_path / "scratch")
+
+    def run(*command: str, stdin: bytes = b"") -> str:
+        return sandbox.run(command, binds=[Bind(tmp_path / "age", "/run/out", writable=True)], stdin=stdin).stdout
+
+    return run
+
+
+def test_officer_gets_back_the_key_of_one_machine(site: Site, age: Callable[..., str], tmp_path: Path) -> None:
+    for name in ("officer", "stranger"):
+        age("age-keygen", "-o", f"/run/out/{name}")
+    recipient = age("age-keygen", "-y", "/run/out/officer").strip()
+    secret = "-".join(["cbdefghi"] * 8)
+    encrypted = age("age", "--encrypt", "--armor", "--recipient", recipient, stdin=secret.encode())
+    changed: dict[str, Any] = copy.deepcopy(SITE)
+    changed["provisioning"]["recipients"] = [recipient]
+    site.write(changed)
+    machine = site.machine("one", recovery_key=encrypted)
+    machine.start()
+    assert site.play("provision", "--limit", "one").returncode == 0
+    machine.done()
+    dest = tmp_path / "one.key"
+    words = ["-e", "recover=one", "-e", f"provision_recover_path={dest}", "-vvv"]
+    done = site.play("recover", *words, "-e", f"identity={tmp_path}/age/stranger")
+    assert done.returncode == 2
+    assert f"it is encrypted to {recipient}" in done.stdout
+    assert not dest.exists()
+    done = site.play("recover", *words, "-e", f"identity={tmp_path}/age/officer")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert dest.read_text() == secret
+    assert dest.stat().st_mode & 0o777 == 0o600
+    assert secret not in site.printed
+    assert "AGE-SECRET-KEY" not in site.printed
+    assert (site.server.last()["action"], site.server.last()["host"]) == ("escrow read", "one")
+    done = site.play("recover", *words, "-e", f"identity={tmp_path}/age/officer")
+    assert done.returncode == 2
+    assert "one.key: is there already" in done.stdout
+
+
+def test_host_that_is_retired_is_nobody_any_more(site: Site) -> None:
+    machine = site.machine("one")
+    machine.start()
+    assert site.play("provision", "--limit", "one").returncode == 0
+    machine.done()
+    assert site.play("retire", "-e", "reason=sold").returncode != 0, "no host was named"
+    words = ["--limit", "one", "-e", "reason=sold"]
+    done = site.play("retire", *words, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.server.last()["action"] == "installed"
+    done = site.play("retire", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    serial = machine.certificates()[0].serial_number
+    revoked = x509.load_pem_x509_crl((site.pki / "crl/issuing.crl").read_bytes())
+    assert revoked.get_revoked_certificate_by_serial_number(serial) is not None
+    assert not (site.pki / "hosts/one.pem").exists()
+    again = site.machine("one")
+    again.start()
+    deadline = time.monotonic() + 10
+    while site.server.last()["action"] != "quarantined":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert site.server.admin.get("/admin/v1/escrows/one").json()
+    done = site.play("retire", *words)
+    assert done.returncode == 0, done.stdout
+    assert "nothing had to be done" in done.stdout

@@ -25,7 +25,7 @@ import yaml
 from certificates import P256, Authority, ec_key
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from enrolment import FakeVerifier, Machine, Tpm
+from enrolment import FakeVerifier, Machine, Tpm, age_file
 from enrolment_apps import Server
 from playing import ansible_playbook
 
@@ -260,7 +260,16 @@ class InstalledMachine(threading.Thread):
     :param until: the last state it brings itself to; ``failed`` reports a failure while it installs.
     """
 
-    def __init__(self, site: Site, host: str, *, until: str = "installed", after: float = 0, **values: Any) -> None:
+    def __init__(
+        self,
+        site: Site,
+        host: str,
+        *,
+        until: str = "installed",
+        after: float = 0,
+        recovery_key: str | None = None,
+        **values: Any,
+    ) -> None:
         super().__init__(daemon=True)
         found = site.manifest
         digest = hashlib.sha256((site.release / "manifest.json").read_bytes()).hexdigest()
@@ -271,6 +280,7 @@ class InstalledMachine(threading.Thread):
         release = {"product": "server", "version": "1.0", "manifest_sha256": digest}
         self.site, self.host, self.until, self.after = site, host, until, after
         self.machine = Machine(site.server, release=release, predicted=self.predicted, **values)
+        self.recovery_key = recovery_key or age_file()
         self.installation: dict[str, Any] = {}
         self.chain = b""
         self.configuration = b""
@@ -309,7 +319,8 @@ class InstalledMachine(threading.Thread):
         self.configuration = (self.site.root / "configurations" / told["url"].rpartition("/")[2]).read_bytes()
         assert hashlib.sha256(self.configuration).hexdigest() == told["sha256"]
         recipients = self.installation["escrow"]["recipients"]
-        assert machine.escrow(machine.escrow_body(recipients=recipients)).status_code == 200
+        body = machine.escrow_body(recipients=recipients, recovery_key=self.recovery_key)
+        assert machine.escrow(body).status_code == 200
         for wanted in self.installation["certificates"]:
             self._certify(wanted)
         if self.until == "escrowed":

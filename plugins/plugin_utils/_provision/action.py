@@ -18,18 +18,19 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site import load
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
 
 _CALLS = "vauban.fleet.enrolment_calls"
-# Of all of them.
+SOCKET: dict[str, Any] = {"socket": {"type": "path", "default": "/run/vauban-enrolment/admin.sock"}}
+# Of those that work on a site.
 SITE: dict[str, Any] = {
+    **SOCKET,
     "site_file": {"type": "path", "required": True},
     "hosts": {"type": "list", "elements": "str", "required": True},
-    "socket": {"type": "path", "default": "/run/vauban-enrolment/admin.sock"},
 }
 
 
 class ProvisionAction(ControllerAction):
     """Works here, and asks the service through a module that runs on the server."""
 
-    SPEC: ClassVar[dict[str, Any]] = SITE
+    SPEC: ClassVar[dict[str, Any]] = SOCKET
 
     def module(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run a module on the server.

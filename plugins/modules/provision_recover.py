@@ -1,0 +1,86 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: provision_recover
+short_description: Give back the recovery key of one machine
+author: Vauban maintainers (@vauban)
+version_added: 0.4.0
+description:
+  - Fetches a recovery key from escrow, which the service logs with the name of who asked, and decrypts it on the
+    controller with an officer's identity. It is written into a new file that only its owner reads, and nowhere else;
+    it is in no log and in no result.
+  - Runs on the provisioning server (C(delegate_to)), which never sees the identity or the key.
+options:
+  socket:
+    description: The socket of the administrators' side of the enrolment service, on the server.
+    type: path
+    default: /run/vauban-enrolment/admin.sock
+  host:
+    description: The host. The site need not have it any more.
+    type: str
+    required: true
+  identity:
+    description: File on the controller with the identity of age. One with a passphrase has to be decrypted before.
+    type: path
+    required: true
+  dest:
+    description: File on the controller that is made. It must not be there.
+    type: path
+    required: true
+  sdk:
+    description: The SDK, whose age decrypts.
+    type: path
+    required: true
+  escrow:
+    description: Which one, of a host that was installed several times. The newest unless set.
+    type: str
+attributes:
+  action:
+    description:
+      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
+    support: full
+  check_mode:
+    support: full
+    details:
+      - Looks for the identity, and asks the service for nothing, since that would be logged.
+  diff_mode:
+    support: none
+  idempotent:
+    support: none
+extends_documentation_fragment:
+  - vauban.fleet._attributes
+"""
+
+EXAMPLES = r"""
+- name: Give back a recovery key
+  vauban.fleet.provision_recover:
+    host: paris-files1
+    identity: /media/officer/identity.txt
+    dest: /dev/shm/paris-files1.key
+    sdk: build/sdk/current
+"""
+
+RETURN = r"""
+path:
+  description: Where the key is.
+  returned: success
+  type: str
+  sample: /dev/shm/paris-files1.key
+escrow:
+  description: Which it is.
+  returned: success
+  type: dict
+  sample: {id: 0a1b, sha256: 2c3d, time: "2026-11-22T12:00:00Z", enrolment: 4e5f}
+failure:
+  description: What is wrong, where, and what to do; the message as data.
+  returned: failure
+  type: dict
+  sample:
+    message: the officer's identity is not here
+    where: /media/officer/identity.txt
+    remedy: plug its medium in
+"""

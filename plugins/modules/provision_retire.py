@@ -1,0 +1,65 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: provision_retire
+short_description: Let the enrolment service forget machines
+author: Vauban maintainers (@vauban)
+version_added: 0.4.0
+description:
+  - Ends what is under way for a host, forgets which machine it was, and takes from what is expected of it all by which
+    a machine would become the host unasked. The audit log, evidence and recovery keys in escrow stay.
+  - Runs on the provisioning server (C(delegate_to)), once for all hosts. It does nothing to the machines themselves.
+options:
+  socket:
+    description: The socket of the administrators' side of the enrolment service, on the server.
+    type: path
+    default: /run/vauban-enrolment/admin.sock
+  hosts:
+    description: The hosts. Those that the service does not know are passed over.
+    type: list
+    elements: str
+    required: true
+  reason:
+    description: Why, for the audit log.
+    type: str
+    required: true
+attributes:
+  action:
+    description:
+      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
+    support: full
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+extends_documentation_fragment:
+  - vauban.fleet._attributes
+"""
+
+EXAMPLES = r"""
+- name: Let go of a machine
+  vauban.fleet.provision_retire:
+    hosts: [paris-files1]
+    reason: sold
+"""
+
+RETURN = r"""
+hosts:
+  description: Hosts that the service knows.
+  returned: success
+  type: list
+  elements: str
+  sample: [paris-files1]
+calls:
+  description: What was asked of the service, or would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [POST /hosts/paris-files1/forget]
+"""
