@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import pytest
 from certificates import DAY
@@ -14,9 +15,11 @@ from endorsement import MODEL, PLATFORM_CERTIFICATE, Manufacturer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import TpmModel
 from vauban_enrolment import ek_certificate
+from vauban_enrolment.verifier import Unable
 
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
@@ -129,3 +132,17 @@ def test_garbage_is_refused(data: bytes | tuple[int, int]) -> None:
         changed[data[0]] ^= data[1]
         data = bytes(changed)
     assert refusal(data)
+
+
+@pytest.mark.parametrize("trouble", ["not started", "ended by a signal"])
+def test_trouble_of_the_server_is_no_fault_of_the_certificate(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when there is no process left, or no memory."""
+
+    def run(*_words: Any, **_options: Any) -> Completed:
+        if trouble == "not started":
+            raise FleetError("openssl cannot be started: Resource temporarily unavailable")
+        return Completed(("openssl",), -9, b"", b"")
+
+    monkeypatch.setattr(ek_certificate, "run", run)
+    with pytest.raises(Unable, match="openssl"):
+        ek_certificate.check(ROOT.vouch(KEY), info(KEY), TRUSTED)

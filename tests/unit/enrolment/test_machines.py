@@ -12,6 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from enrolment import CHAIN, INSTALLER, PEM, Machine, Tpm, sign, text
 
+from vauban_enrolment.verifier import Unable
+
 WAY = ["challenged", "proven", "installing", "escrowed", "written", "installed"]
 
 
@@ -308,3 +310,23 @@ def test_a_request_changes_only_until_it_is_answered(server: Any, machine: Machi
     assert server.admin.put("/admin/v1/certificates/one/hosts", content=sign(last), headers=CHAIN).status_code == 204
     assert machine.own("PUT", "/requests/hosts", content=last, headers=PEM).status_code == 202
     assert machine.own("PUT", "/requests/hosts", content=machine.request(), headers=PEM).status_code == 409
+
+
+def test_a_server_that_is_not_able_to_judge_refuses_nobody(
+    server: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine asks again: its challenge still counts."""
+
+    def unable(*_arguments: Any) -> None:
+        raise Unable("no process left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.verifier, "check_ak", unable)
+        answer = machine.apply()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+    proof = machine.proof(machine.apply().json()["challenge"])
+    with monkeypatch.context() as patch:
+        patch.setattr(server.verifier, "check_quote", unable)
+        assert machine.own("POST", "/proof", json=proof).status_code == 503
+    assert machine.own("POST", "/proof", json=proof).status_code == 200
+    assert "refused" not in {each["action"] for each in server.log()}

@@ -12,10 +12,11 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed, run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import TpmModel
 from vauban_enrolment.refusal import refusing
+from vauban_enrolment.verifier import Unable
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -90,14 +91,28 @@ def _check_chain(certificate: x509.Certificate, authorities: Sequence[x509.Certi
     """
     if not authorities:
         raise FleetError("the site trusts no manufacturer of TPMs", where=WHERE)
-    with tempfile.NamedTemporaryFile(suffix=".pem") as trusted:
-        for authority in authorities:
-            trusted.write(authority.public_bytes(Encoding.PEM))
-        trusted.flush()
-        words = ["openssl", "verify", "-no-CApath", "-no-CAstore", "-CAfile", trusted.name, "-auth_level", "2"]
-        done = run(words, stdin=certificate.public_bytes(Encoding.PEM), check=False, timeout=10)
+    trusted = [each.public_bytes(Encoding.PEM) for each in authorities]
+    done = _openssl_verify(certificate.public_bytes(Encoding.PEM), trusted)
     if done.returncode != 0:
         found = _PROBLEM.search(done.stderr)
         depth, problem = (int(found[1]), found[2]) if found else (0, done.stderr.strip())
         subject = "it" if depth == 0 else f"the authority {depth} above it"
         raise FleetError(f"{subject} is refused: {problem}", where=WHERE)
+
+
+def _openssl_verify(certificate: bytes, authorities: Sequence[bytes]) -> Completed:
+    """Run it; its status is 0 or tells of a problem.
+
+    :raises Unable: it could not be run to its end.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+            file.write(b"".join(authorities))
+            file.flush()
+            words = ["openssl", "verify", "-no-CApath", "-no-CAstore", "-CAfile", file.name, "-auth_level", "2"]
+            done = run(words, stdin=certificate, check=False, timeout=10)
+    except (FleetError, OSError) as exc:
+        raise Unable(f"openssl verify: {exc}") from exc
+    if done.returncode < 0:
+        raise Unable(f"openssl verify was ended by signal {-done.returncode}")
+    return done

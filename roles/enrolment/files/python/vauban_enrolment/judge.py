@@ -17,8 +17,9 @@ from vauban_enrolment import matching
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import QuoteIn, Tpm
 from vauban_enrolment.lookup import candidates, expected
+from vauban_enrolment.problems import Problem
 from vauban_enrolment.storage import Enrolment
-from vauban_enrolment.verifier import Challenge, Endorsement, Quote, Verifier
+from vauban_enrolment.verifier import Challenge, Endorsement, Quote, Unable, Verifier
 
 _LOG = logging.getLogger("enrolment")
 
@@ -44,7 +45,10 @@ class Judge:
         public, certificate = enrolment.ek_public, enrolment.ek_certificate
         certified = False
         if public is not None and certificate is not None and self.authorities:
-            certified = _doubt(lambda: self.verifier.check_ek(public, certificate, self.authorities)) is None
+            reason = _doubt(lambda: self.verifier.check_ek(public, certificate, self.authorities))
+            certified = reason is None
+            if reason is not None:
+                _LOG.warning("the certificate of EK %s is not believed: %s", enrolment.ek_sha256, reason)
         return matching.Claim(enrolment.ek_sha256, certified, enrolment.serial, frozenset(enrolment.macs))
 
     def match(self, case: Case) -> matching.Verdict:
@@ -69,9 +73,15 @@ class Judge:
 
 
 def _doubt(question: Callable[[], object]) -> str | None:
-    """Why a TPM's word is not believed, if so. Whatever goes wrong with a stranger's bytes is a no."""
+    """Why a TPM's word is not believed, if so. Whatever goes wrong with a stranger's bytes is a no.
+
+    :raises Problem: 503 the server cannot judge now. Nothing has changed, and the machine asks again.
+    """
     try:
         question()
+    except (Unable, OSError, MemoryError) as exc:
+        _LOG.error("the verifier is not able to judge: %s", exc)
+        raise Problem(503, "not able to judge", retry_after=10) from None
     except FleetError as exc:
         return f"{exc.where}: {exc.message}" if exc.where else exc.message
     except Exception as exc:

@@ -13,6 +13,10 @@ from typing import Protocol
 from cryptography import x509
 
 
+class Unable(Exception):
+    """The server cannot judge now, as when it has no memory or processes left. That says nothing about the machine."""
+
+
 class Endorsement(Protocol):
     """What is known of a TPM."""
 
@@ -49,7 +53,7 @@ class Quote:
 class Verifier(Protocol):
     """Judges what a TPM says. Everything it is given comes from a stranger.
 
-    Each method raises ``FleetError`` if what it is given is not good; no other exception.
+    Each method raises ``FleetError`` if what it is given is not good, and :class:`Unable` if it cannot say.
     """
 
     def check_ek(
