@@ -210,15 +210,18 @@ async def attest(bench: Bench, machine: Machine) -> None:
     assert json.loads(await own(bench, machine, "POST", "attestation", body))["state"] == "installed"
 
 
-def all_at_once(bench: Bench, machines: list[Machine], step: Callable[[Bench, Machine], Awaitable[None]]) -> None:
-    """Let all machines take a step; one that fails is counted and stays behind."""
+def all_at_once(
+    bench: Bench, machines: list[Machine], step: Callable[[Bench, Machine], Awaitable[None]]
+) -> list[Machine]:
+    """Let all machines take a step; those that could. What others ran into is printed."""
 
     async def every() -> list[BaseException | None]:
         return await asyncio.gather(*(step(bench, machine) for machine in machines), return_exceptions=True)
 
-    failures = [each for each in within(bench.namespace, lambda: asyncio.run(every())) if each is not None]
-    for failure in failures[:3]:
-        print(f"  {failure!r}")
+    results = within(bench.namespace, lambda: asyncio.run(every()))
+    for failure, times in Counter(repr(each) for each in results if each is not None).items():
+        print(f"  {times} times: {failure}")
+    return [machine for machine, failure in zip(machines, results, strict=True) if failure is None]
 
 
 def fetch(bench: Bench, addresses: list[str], path: str, *, port: int, tls: bool, size: int) -> float:
@@ -338,25 +341,28 @@ def run(bench: Bench, maker: Manufacturer, release: Path, options: argparse.Name
         for machine in machines:
             declare(bench, machine)
     with bench.phase("enrol", number):
-        all_at_once(bench, machines, apply)
+        machines = all_at_once(bench, machines, apply)
+    log = bench.server.admin.get("/admin/v1/audit", params={"limit": 10_000}).json()["records"]
+    for reason, times in Counter(each["detail"]["reason"] for each in log if each["action"] == "refused").items():
+        print(f"refused {times} times: {reason}")
     with bench.phase("request", number):
-        all_at_once(bench, machines, request)
+        machines = all_at_once(bench, machines, request)
     certificates: dict[str, str] = {}
     for each in bench.server.admin.get("/admin/v1/requests").json():
         certificates[each["host"]] = sign(each["request"], [f"{each['host']}.example"])
     with bench.phase("sign", number):
         sign_all(bench, certificates)
     with bench.phase("certificate", number):
-        all_at_once(bench, machines, fetch_certificate)
+        machines = all_at_once(bench, machines, fetch_certificate)
     with bench.phase("escrow", number):
-        all_at_once(bench, machines, escrow)
+        machines = all_at_once(bench, machines, escrow)
     with bench.phase("reports", number * options.reports):
         for _time in range(options.reports):
-            all_at_once(bench, machines, report)
+            machines = all_at_once(bench, machines, report)
     with bench.phase("written", number):
-        all_at_once(bench, machines, finish)
+        machines = all_at_once(bench, machines, finish)
     with bench.phase("attest", number):
-        all_at_once(bench, machines, attest)
+        machines = all_at_once(bench, machines, attest)
     seen = bench.server.admin.get("/admin/v1/machines", params={"limit": 10_000}).json()["hosts"]
     installed = [each for each in seen if each["enrolment"] and each["enrolment"]["state"] == "installed"]
     print(f"installed: {len(installed)} of {number}")
