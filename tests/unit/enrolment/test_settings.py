@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,18 @@ def test_the_role_writes_the_services_own_defaults() -> None:
     assert values["enrolment_limits"] == own.limits.model_dump()
     assert values["enrolment_lifetimes"] == own.lifetimes.model_dump()
     assert (values["enrolment_database"], values["enrolment_threads"]) == (own.database, own.threads)
+
+
+def test_both_sides_may_be_the_first_to_open_a_new_database(tmp_path: Path) -> None:
+    """One makes its tables while the other comes."""
+    file = tmp_path / "x.sqlite"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE another (x)")
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, other.rollback)
+    timer.start()
+    Storage(f"sqlite:///{file}").close()
+    timer.join()
+    other.close()
+    with contextlib.closing(sqlite3.connect(file)) as new:
+        assert new.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -37,6 +39,7 @@ from vauban_enrolment.states import State
 VERSION = 1
 # One writer at a time, as with SQLite: the audit log is a chain, and names must be unique over several rows.
 _LOCK = 0x7661756261
+_PATIENCE = 15  # seconds for a lock of SQLite
 
 
 class Time(TypeDecorator[datetime]):
@@ -284,5 +287,24 @@ def _open(url: str) -> Engine:
 def _configure(connection: Any, _record: Any) -> None:
     # sqlite3 would begin transactions of its own, and none before a SELECT: two writers could read the same.
     connection.isolation_level = None
-    for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={_PATIENCE * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: Any) -> None:
+    """Let readers go on while somebody writes.
+
+    That changes a new database, whose tables the other side may be making now: SQLite waits for all of its locks but
+    the one of this change.
+    """
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
