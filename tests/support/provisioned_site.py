@@ -76,8 +76,9 @@ class Site:
         site = model(recipients, server.url, machine)
         (self._inventory / "small.site.yml").write_text(yaml.safe_dump(site, sort_keys=False))
         boot = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
+            "ansible_connection": "entered",
+            "ansible_host": str(server.machine.pid),
+            "ansible_python_interpreter": "/usr/bin/python3",
             "boot_server_releases": [str(release)],
         }
         variables = {
@@ -85,8 +86,6 @@ class Site:
             "fleet_sites_dir": str(directory / "sites"),
             "site_pki_keys_dir": str(directory / "keys"),
             "site_pki_keys": "installer",
-            "provision_socket": str(server.machine.root / "run/vauban-enrolment/admin.sock"),
-            "provision_root": str(server.machine.root / "srv/vauban"),
             "provision_report_path": str(self.report),
             "provision_pause": 2,
             **_PASSPHRASES,
@@ -105,6 +104,7 @@ class Site:
         """A playbook that runs while the block does, at most."""
         words = ["-i", str(self._inventory), str(ROOT / f"playbooks/{name}.yml"), *options]
         environment = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)}
+        environment["ANSIBLE_CONNECTION_PLUGINS"] = str(ROOT / "tests/support/connection")
         log = self.directory / f"{name}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(

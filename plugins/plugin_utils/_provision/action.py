@@ -42,7 +42,9 @@ class ProvisionAction(ControllerAction):
         )
         if done.get("failed") or done.get("unreachable"):
             told = done.get("failure") or {}
-            message = told.get("message") or done.get("msg") or "no reason given"
+            # A module that raises has no message, but an exception that Ansible has captured.
+            raised = getattr(getattr(done.get("exception"), "event", None), "msg", None)
+            message = told.get("message") or done.get("msg") or raised or "no reason given"
             where = f"{self.server}: {told['where']}" if told.get("where") else self.server
             raise FleetError(str(message), where=where, remedy=told.get("remedy"))
         return done
