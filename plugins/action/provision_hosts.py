@@ -67,12 +67,14 @@ class ActionModule(ProvisionAction):
             fleet = service.fleet()
         else:
             approved = sorted(arguments["approve"])
+        start = _to_start(fleet, hosts, wanted, problems)
         result = {
+            "reason": f"{len(hosts)} hosts: {len(changing)} told anew, {len(start)} to be switched on",
             "changed": bool(missing or told or changing or approved),
             "hosts": hosts,
             "hosts_changed": changing,
             "problems": problems,
-            "start": _to_start(fleet, hosts, wanted, problems),
+            "start": start,
             "past": sorted(follow.ended_now(fleet, hosts)),
             "releases": {product: release.name for product, release in found.items()},
             "strangers": [follow.stranger(each) for each in fleet.others if each["state"] == follow.QUARANTINED],

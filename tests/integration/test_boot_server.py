@@ -210,6 +210,8 @@ def wait_for_ports(server: Booted) -> None:
     """TFTP comes last of what dnsmasq opens."""
     sockets = Path(f"/proc/{server.pid}/net/udp")
     wait_for(lambda: ":0045 " in sockets.read_text(), "dnsmasq listens")
+    listening = Path(f"/proc/{server.pid}/net/tcp")
+    wait_for(lambda: ":01BB " in listening.read_text(), "nginx listens")
 
 
 class Told(NamedTuple):

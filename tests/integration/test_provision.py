@@ -72,12 +72,12 @@ def test_machine_becomes_its_host_and_stays_it(site: Site) -> None:
 
 
 def test_one_that_fails_blocks_no_other_and_a_rerun_goes_on(site: Site) -> None:
-    """The second host fails, somebody else's machine waits, the third has to be approved."""
+    """In two waves: the second host fails, and the third, which comes while the first two do, has to be approved."""
     failing, good = site.machine("two", until="failed"), site.machine("one", after=1)
     stranger = site.machine("three", tpm=Tpm("three"))
     for each in (failing, good, stranger):
         each.start()
-    done = site.play("provision", "--limit", "one,two,three", "-e", "provision_patience=8")
+    done = site.play("provision", "--limit", "one,two,three", "-e", "provision_patience=8", "-e", "provision_wave=2")
     assert done.returncode == 2, done.stdout + done.stderr
     good.done()
     failing.done()
@@ -216,6 +216,7 @@ def test_machines_with_power_controllers_start_by_themselves(site: Site, tmp_pat
     assert "https://127.0.0.1:9: Look for its system: " in site.report()["hosts"]["two"]["problem"]
     assert "Switch on, with the network as boot source: two" in done.stdout
     assert redfish.PASSWORD not in site.printed
+    assert PASSPHRASE not in site.printed
 
 
 @pytest.fixture

@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -92,14 +96,18 @@ class Issuer:
     def _answer(self, request: str, path: Path, names: tuple[str, ...], *, days: int) -> str:
         """The certificate that is there, unless it ends within so many days or is of another key; else a new one."""
         asked = x509.load_pem_x509_csr(request.encode())
+        with _alone(self.directory):
+            self._renew(asked, path, names, days)
+        above = [files.authority_path(self.directory, name) for name in (ISSUING, ROOT)]
+        return "".join(each.read_text("ascii").strip() + "\n" for each in (path, *above))
+
+    def _renew(self, asked: x509.CertificateSigningRequest, path: Path, names: tuple[str, ...], days: int) -> None:
         kept = state.certificate(self.directory, path, names, days=days)
         if kept.state != state.VALID or kept.key != files.fingerprint(asked.public_key()):
             if kept.serial is not None and kept.state != state.WITHDRAWN:
                 # Who revokes the host revokes it, too.
                 _write(self.directory / files.REPLACED / files.kept_name(path, kept.serial), path.read_bytes())
             _write(path, self._sign(asked).public_bytes(serialization.Encoding.PEM))
-        above = [files.authority_path(self.directory, name) for name in (ISSUING, ROOT)]
-        return "".join(each.read_text("ascii").strip() + "\n" for each in (path, *above))
 
     def _sign(self, asked: x509.CertificateSigningRequest) -> x509.Certificate:
         authority = files.read_certificate(files.authority_path(self.directory, ISSUING))
@@ -120,6 +128,17 @@ class Issuer:
         builder = builder.add_extension(own, False)
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Two runs beside each other sign one request once (flock(2))."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, content: bytes) -> None:
