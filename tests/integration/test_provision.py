@@ -206,6 +206,11 @@ def test_machines_with_power_controllers_start_by_themselves(site: Site, tmp_pat
         secrets = {"provision_bmc_user": redfish.USER, "provision_bmc_password": redfish.PASSWORD}
         (tmp_path / "secrets.json").write_text(json.dumps(secrets))
         words = ["-e", f"@{tmp_path}/secrets.json", "-e", f"provision_bmc_authority={authority}"]
+        done = site.play("provision", "--limit", "one,two", "--check", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "https://127.0.0.1:9 does not answer" in done.stdout
+        assert f"{controller.url} does not answer" not in done.stdout
+        assert controller.resets == []
         done = site.play("provision", "--limit", "one,two", "-e", "provision_patience=8", *words, "-vvv")
         assert done.returncode == 2, done.stdout + done.stderr
     machines[1].done()
