@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import cut_out, volumes
 from machines import BOOT_TIMEOUT, Boot, read_manifest
 from provisioned_site import HOST, Site
 from provisioning_server import ProvisioningServer, provisioning_server
 from tpm_machines import Tpm, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import installed
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.firmware import create_vars
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, SegmentNic, UefiBoot
@@ -105,8 +107,39 @@ def test_bare_machine_becomes_a_host(server: ProvisioningServer, site: Site, bar
         with boot(replace(bare.spec, nics=(replace(nic, bootindex=None),))):
             provisioning.end(within=BOOT_TIMEOUT)
     assert state(server) == "installed"
-    (reported,) = json.loads(site.report.read_text())["hosts"]
-    assert (reported["host"], reported["state"]) == (HOST, "installed")
+    reported = json.loads(site.report.read_text())["hosts"]
+    assert {name: host["state"] for name, host in reported.items()} == {HOST: "installed"}
+
+
+def test_officer_opens_the_disk_and_nobody_else_could(
+    server: ProvisioningServer, site: Site, bare: Bare, keys: ProductKeys, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    recovered = tmp_path / "recovery_key"
+    options = {"recover": HOST, "identity": str(keys.private("escrow")), "provision_recover_path": str(recovered)}
+    site.play("recover", "-e", json.dumps(options))
+    key = recovered.read_bytes().strip()
+    disk, volume = bare.spec.disks[0].path, tmp_path / "state.luks"
+    cut_out(disk, volumes(disk)["state"], volume)
+    opens = ["cryptsetup", "open", "--test-passphrase", "--key-file", "-", "/run/volume"]
+    binds = [Bind(volume, "/run/volume")]
+    sandbox.run(opens, binds=binds, stdin=key)
+    with pytest.raises(CommandError):
+        sandbox.run(opens, binds=binds, stdin=key[:-1] + b"x")
+    kept = [path for path in (server.machine.root / "var/lib/enrolment").rglob("*") if path.is_file()]
+    assert kept
+    assert not any(key in path.read_bytes() for path in kept)
+    assert key.decode() not in server.journal() + site.printed()
+
+
+def test_installed_machine_is_not_installed_again_unasked(server: ProvisioningServer, bare: Bare, boot: Boot) -> None:
+    """It boots the installer, by mistake or by somebody's will."""
+    before = bare.spec.disks[0].path.stat().st_mtime_ns
+    with boot(bare.spec) as machine:
+        machine.serial.wait_for("the enrolment service refuses this machine", timeout=BOOT_TIMEOUT)
+    assert bare.spec.disks[0].path.stat().st_mtime_ns == before
+    reason = server.admin.get("/admin/v1/audit").json()["records"][-1]["detail"]["reason"]
+    assert reason == f"{HOST} is installed, and reinstall is not set"
+    assert state(server) == "installed"
 
 
 def state(server: ProvisioningServer) -> str:

@@ -94,6 +94,10 @@ class Site:
         content = {"all": {"children": servers, "vars": variables}}
         (self._inventory / "hosts.yml").write_text(yaml.safe_dump(content))
 
+    def printed(self) -> str:
+        """All that playbooks have said."""
+        return "".join(path.read_text() for path in self.directory.glob("*.log"))
+
     def play(self, name: str, *options: str) -> None:
         """Run a playbook to its end, which has to be good."""
         with self.playing(name, *options) as playing:
