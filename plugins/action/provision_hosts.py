@@ -107,6 +107,7 @@ class ActionModule(ProvisionAction):
         """Bring the configurations of hosts to the server: those that were missing, and which is whose."""
         plan = loaded.plan
         pki = (loaded.file.parent / plan.site.pki.directory).resolve()
+        configurations.check_lists(pki)
         trees, check = Path(arguments["trees"]) / plan.site.site, bool(self._task.check_mode)
         packed = configurations.pack(trees, hosts, pki, temporary, partial=check)
         options = {

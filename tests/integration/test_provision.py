@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import redfish
+from certificates import DAY, NOW
 from cryptography import x509
 from enrolment import Tpm
 from provisioned import PASSPHRASE, SITE, Site
@@ -148,6 +149,7 @@ def test_host_is_installed_again_only_if_that_is_said(site: Site) -> None:
         ("unpublished", "the server offers no release server/1.0"),
         ("key", "the key of the issuing authority is not here"),
         ("lists", "crl/root.crl: is not there"),
+        ("old lists", "crl/issuing.crl: has ended"),
         ("service", "the service does not answer"),
         ("machine", "none of these hosts is installed over the network"),
         ("release", "no release of server 2.0; there are server/1.0"),
@@ -165,6 +167,8 @@ def test_what_can_be_checked_is_checked_before(site: Site, break_it: str, said: 
         (site.keys / "sites/small/issuing.key").unlink()
     elif break_it == "lists":
         (site.pki / "crl/root.crl").unlink()
+    elif break_it == "old lists":
+        (site.pki / "crl/issuing.crl").write_bytes(site.issuing.revocations(until=NOW - DAY))
     elif break_it == "service":
         options = ["-e", f"provision_socket={site.directory}/nothing.sock"]
     elif break_it == "machine":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import archive
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files, state
 
 _LISTS = "etc/swanctl/x509crl"  # where role site_pki puts them
 
@@ -27,14 +27,10 @@ def pack(trees: Path, hosts: Iterable[str], pki: Path, dest: Path, *, partial: b
     :param dest: directory for the archives; the name of each is its SHA-256.
     :param partial: leave out hosts that are not rendered, which check mode does not do.
     :returns: SHA-256 by host.
-    :raises FleetError: a host is not rendered, or there are no lists.
+    :raises FleetError: a host is not rendered.
     """
-    lists = {}
-    for name in (files.ROOT, files.ISSUING):
-        path = files.list_path(pki, name)
-        if not path.is_file():
-            raise FleetError("is not there", where=str(path), remedy="sign it: playbook site_pki, verb crl")
-        lists[f"{_LISTS}/{path.name}"] = path.read_bytes()
+    paths = [files.list_path(pki, name) for name in (files.ROOT, files.ISSUING)]
+    lists = {f"{_LISTS}/{path.name}": path.read_bytes() for path in paths}
     found: dict[str, str] = {}
     known: dict[Path, str] = {}
     for name in hosts:
@@ -49,6 +45,17 @@ def pack(trees: Path, hosts: Iterable[str], pki: Path, dest: Path, *, partial: b
             new.rename(dest / known[tree])
         found[name] = known[tree]
     return found
+
+
+def check_lists(pki: Path) -> None:
+    """Whether the revocation lists are there, and count.
+
+    :raises FleetError: one does not.
+    """
+    for part in state.revocation_lists(pki):
+        if part.state not in (state.VALID, state.ENDING):
+            said = part.reason or ("is not there" if part.state == state.ABSENT else f"has {part.state}")
+            raise FleetError(said, where=str(part.path), remedy="sign it anew: playbook site_pki, verb crl")
 
 
 def bundle(archives: Mapping[str, Path], dest: Path) -> None:
