@@ -22,6 +22,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     disks,
     first_boot,
     hardware,
+    secure_boot,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
@@ -159,6 +160,7 @@ class Provisioning:
         if sorted(wanted["escrow"]["recipients"]) != sorted(manifest["escrow"]["recipients"]):
             raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
         request = Request.of({"disk": wanted["disk"], **wanted["sizes"]}, f"installation of {host}")
+        secure_boot.require()
         self._say(f"this machine becomes {host}")
         self._enrolment.report("download", 5, f"fetching {_name(applied)}", {})
         self._request_certificates()
