@@ -48,6 +48,9 @@ options:
         type: list
         elements: str
         required: true
+      secure_boot_keys:
+        description: Directory with C(db.auth), C(KEK.auth) and C(PK.auth), which firmware in setup mode gets.
+        type: path
   compression_level:
     description: Level of zstd, 1 to 19.
     type: int

@@ -6,20 +6,21 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography import x509
-
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 VARIABLE = "product_enrolment"
-_KEYS = ("url", "authority", "addresses")
+_NEEDED = ("url", "authority", "addresses")
+_KEYS = (*_NEEDED, "secure_boot_keys")
 # As _install/installer.py finds them.
 SERVER = "etc/vauban/enrolment.json"
 AUTHORITY = "etc/vauban/authority.pem"
@@ -32,18 +33,22 @@ class ProvisioningServer:
     :param url: ``https://NAME[:PORT]``.
     :param authority: certificates (PEM) of the authorities that certify it.
     :param addresses: where it is; no name is resolved.
+    :param updates: authenticated updates of the variables db, KEK and PK, for firmware in setup mode; maybe none.
     """
 
     url: str
     name: str
     authority: str
     addresses: tuple[str, ...]
+    updates: Mapping[str, bytes]
 
     def texts(self) -> dict[str, str]:
         """Files of the initrd."""
         lines = ["127.0.0.1 localhost", *(f"{address} {self.name}" for address in self.addresses)]
+        updates = {name: base64.b64encode(content).decode() for name, content in self.updates.items()}
+        known = {"url": self.url, "addresses": self.addresses, "secure_boot_keys": updates}
         return {
-            SERVER: json.dumps({"url": self.url, "addresses": self.addresses}) + "\n",
+            SERVER: json.dumps(known) + "\n",
             AUTHORITY: self.authority,
             "etc/hosts": "".join(f"{line}\n" for line in lines),
         }
@@ -56,12 +61,13 @@ def parse(given: Mapping[str, Any]) -> ProvisioningServer | None:
     """
     if not given:
         return None
-    for key in (*given, *_KEYS):
+    for key in (*given, *_NEEDED):
         if key not in _KEYS or key not in given:
             problem = "unknown key" if key not in _KEYS else "missing"
             raise FleetError(problem, where=f"{VARIABLE}: {key}", remedy=f"its keys are {', '.join(_KEYS)}")
     url, name = _url(given["url"])
-    return ProvisioningServer(url, name, _authority(given["authority"]), _addresses(given["addresses"]))
+    updates = _updates(given.get("secure_boot_keys"))
+    return ProvisioningServer(url, name, _authority(given["authority"]), _addresses(given["addresses"]), updates)
 
 
 def _url(text: Any) -> tuple[str, str]:
@@ -79,12 +85,12 @@ def _url(text: Any) -> tuple[str, str]:
 def _authority(path: Any) -> str:
     where = f"{VARIABLE}: authority"
     try:
-        content = Path(str(path)).read_bytes()
-        x509.load_pem_x509_certificates(content)
-    except (OSError, ValueError) as exc:
+        content = Path(str(path)).read_text("utf-8")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content)
+    except (OSError, ValueError) as exc:  # an SSLError is an OSError
         remedy = "name a file with the certificate (PEM) of the authority that certifies the server"
         raise FleetError(f"{path}: {exc}", where=where, remedy=remedy) from None
-    return content.decode("utf-8", "replace")
+    return content
 
 
 def _addresses(given: Any) -> tuple[str, ...]:
@@ -95,3 +101,13 @@ def _addresses(given: Any) -> tuple[str, ...]:
         return tuple(str(ipaddress.ip_address(str(address))) for address in given)
     except ValueError as exc:
         raise FleetError(str(exc), where=where) from None
+
+
+def _updates(directory: Any) -> dict[str, bytes]:
+    if not directory:
+        return {}
+    try:
+        return {name: (Path(str(directory)) / f"{name}.auth").read_bytes() for name in ("db", "KEK", "PK")}
+    except OSError as exc:
+        remedy = "name a key directory of a product, with db.auth, KEK.auth and PK.auth"
+        raise FleetError(str(exc), where=f"{VARIABLE}: secure_boot_keys", remedy=remedy) from None

@@ -23,7 +23,7 @@ import pytest
 from disks import cut_out, partitions, volumes
 from machines import BOOT_TIMEOUT, Boot, NewMachine, Relink, copy_with_raw_disk, reach, read_manifest
 from playing import ansible_playbook
-from provisioning_server import ADDRESS, load_authority
+from provisioning_server import ADDRESS, ProvisioningServer, load_authority, provisioning_server
 from sdk import SDK
 from shell import PROMPT, Shell
 
@@ -76,12 +76,37 @@ def networked_release(authority: Path) -> Path:
     """A release whose installer knows a provisioning server. Made here, unless it is there already."""
     version = "0.1.0-networked"
     addresses = [ADDRESS]
-    enrolment = {"url": "https://provision.example.org", "authority": str(authority / "authority.pem")}
+    enrolment = {
+        "url": "https://provision.example.org",
+        "authority": str(authority / "authority.pem"),
+        "secure_boot_keys": str(KEYS / "gateway"),
+    }
     variables = {"product_version": version, "product_enrolment": {**enrolment, "addresses": addresses}}
     words = ["playbooks/build.yml", "-i", "inventories/reference", "--limit", "gateway", "--skip-tags", "disk_image"]
     done = ansible_playbook(ROOT, *words, "-e", json.dumps(variables))
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "build/gateway" / version
+
+
+@pytest.fixture(scope="session")
+def server(
+    networked_release: Path, authority: Path, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProvisioningServer]:
+    """A provisioning server that offers this release, by HTTP and by TFTP."""
+    manifest = read_manifest(networked_release)
+    installer = networked_release / manifest["installer"]["file"]
+    installers = [{"name": "gateway", "pxe": "installer.efi", **{key: manifest[key] for key in ("product", "version")}}]
+    with provisioning_server(
+        tmp_path_factory.mktemp("provisioning") / "server",
+        sandbox=sandbox,
+        installers=installers,
+        authority=authority,
+        boot_server_tftp_files=[{"name": "installer.efi", "src": str(installer)}],
+    ) as started:
+        started.publish(networked_release)
+        yield started
+        for line in started.admin.get("/admin/v1/audit").json()["records"]:
+            print(line["time"], line["actor"], line["action"], line["detail"])  # pytest shows it of a test that fails
 
 
 @pytest.fixture(scope="session")

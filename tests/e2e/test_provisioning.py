@@ -10,78 +10,28 @@ an administrator plays. Nobody touches the machine.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bare import FAILED, Bare, bare_machine, state
 from disks import cut_out, volumes
-from machines import BOOT_TIMEOUT, Boot, read_manifest
+from machines import BOOT_TIMEOUT, Boot
 from provisioned_site import HOST, Site
-from provisioning_server import ProvisioningServer, provisioning_server
-from tpm_machines import Tpm, machines
+from provisioning_server import ProvisioningServer
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
-from ansible_collections.vauban.fleet.plugins.module_utils._vm import installed
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.firmware import create_vars
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Disk, MachineSpec, SegmentNic, UefiBoot
 
 MAC = "52:54:00:00:00:03"
-DISK_SIZE = 1024 * 1024 * 1024
-FAILED = "INSTALLATION FAILED"
-
-
-@pytest.fixture(scope="module")
-def server(
-    networked_release: Path, authority: Path, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ProvisioningServer]:
-    manifest = read_manifest(networked_release)
-    installers = [{"name": "gateway", "product": manifest["product"], "version": manifest["version"]}]
-    directory = tmp_path_factory.mktemp("provisioning") / "server"
-    with provisioning_server(directory, sandbox=sandbox, installers=installers, authority=authority) as started:
-        started.publish(networked_release)
-        yield started
-        for line in started.admin.get("/admin/v1/audit").json()["records"]:
-            print(line["time"], line["actor"], line["action"], line["detail"])  # pytest shows it of a test that fails
-
-
-@dataclass(frozen=True)
-class Bare:
-    """A machine with an empty disk, a new TPM and the product's Secure Boot keys. It boots by HTTP.
-
-    :param ek_sha256: of its TPM, as it stands on the delivery note.
-    """
-
-    spec: MachineSpec
-    ek_sha256: str
 
 
 @pytest.fixture(scope="module")
 def bare(
     sandbox: Sandbox, keys: ProductKeys, server: ProvisioningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Bare:
-    directory = tmp_path_factory.mktemp("bare")
-    tpms = tmp_path_factory.mktemp("tpm")
-    with machines(sandbox, tpms, {"bare": None}) as both:
-        ek_sha256 = Tpm(both, "bare").sha256
-        both.machine("bare", "off")
-    shutil.copytree(tpms / "tpms/bare", directory / "tpm")
-    create_vars(sandbox, directory / installed.VARIABLES, keys=installed.secure_boot_keys(keys))
-    with (directory / installed.DISK).open("wb") as stream:
-        stream.truncate(DISK_SIZE)
-    spec = MachineSpec(
-        "bare",
-        directory,
-        UefiBoot(directory / installed.VARIABLES, pxe=False),
-        disks=(Disk(directory / installed.DISK, serial="system"),),
-        nics=(SegmentNic(*server.segment, mac=MAC, bootindex=0),),
-        tpm=True,
-    )
-    return Bare(spec, ek_sha256)
+    return bare_machine(sandbox, keys, tmp_path_factory.mktemp("bare"), server.segment, MAC)
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +51,12 @@ def test_bare_machine_becomes_a_host(server: ProvisioningServer, site: Site, bar
         with boot(bare.spec) as machine:
             machine.serial.wait_for(f"INSTALLED {HOST}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
             machine.wait_exit(BOOT_TIMEOUT)
-        assert state(server) == "written"
+        assert state(server, HOST)[0] == "written"
         # Switched on again, firmware finds what the installer entered, and tries the network no more.
         (nic,) = bare.spec.nics
         with boot(replace(bare.spec, nics=(replace(nic, bootindex=None),))):
             provisioning.end(within=BOOT_TIMEOUT)
-    assert state(server) == "installed"
+    assert state(server, HOST)[0] == "installed"
     reported = json.loads(site.report.read_text())["hosts"]
     assert {name: host["state"] for name, host in reported.items()} == {HOST: "installed"}
 
@@ -139,10 +89,4 @@ def test_installed_machine_is_not_installed_again_unasked(server: ProvisioningSe
     assert bare.spec.disks[0].path.stat().st_mtime_ns == before
     reason = server.admin.get("/admin/v1/audit").json()["records"][-1]["detail"]["reason"]
     assert reason == f"{HOST} is installed, and reinstall is not set"
-    assert state(server) == "installed"
-
-
-def state(server: ProvisioningServer) -> str:
-    """Where the newest enrolment of the host is."""
-    known: dict[str, Any] = server.admin.get(f"/admin/v1/machines/{HOST}").json()
-    return str(known["enrolments"][-1]["state"])
+    assert state(server, HOST)[0] == "installed"

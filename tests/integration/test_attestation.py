@@ -142,11 +142,11 @@ def attest(sandbox: Sandbox, both: Ends, directory: Path, prepared: Path, tmp_pa
     """Boot the machine's disk, and let it prove itself."""
     (tmp_path / "seen").mkdir()
 
-    def call(words: Mapping[int, str] = INSTALLED, tpm: str = "one", before: str = "") -> Completed:
+    def call(words: Mapping[int, str] | None = None, tpm: str = "one", before: str = "") -> Completed:
         both.machine(tpm, "off")
         binds = [Bind(PROGRAM, "/run/attest"), Bind(prepared, "/run/state", writable=True)]
         binds += [Bind(directory / "tpms" / tpm, "/run/tpm", writable=True), Bind(tmp_path / "seen", "/run/seen", True)]
-        measured = [word for number, text in words.items() for word in (str(number), text)]
+        measured = [word for number, text in (words or INSTALLED).items() for word in (str(number), text)]
         script = f"WATCHED={shlex.quote(' '.join(WATCHED))}\n{before}\n{BOOT}"
         try:
             argv = ["sh", "-euc", script, "sh", *measured]
@@ -313,7 +313,7 @@ def start_tpm(machine: Booted, state: Path) -> None:
     ]
     words += ["--tpmstate", "dir=/var/lib/swtpm", "--flags", "not-need-init,startup-clear"]
     machine("systemd-run", "--unit=swtpm", "swtpm", "socket", "--tpm2", *words)
-    hosts.wait_for(lambda: (machine.root / "run/swtpm.ctrl").exists(), "the TPM")
+    hosts.wait_for((machine.root / "run/swtpm.ctrl").exists, "the TPM")
     for number, word in INSTALLED.items():
         machine("env", f"TPM2TOOLS_TCTI={TCTI}", "tpm2_pcrevent", "-Q", str(number), stdin=word)
 

@@ -74,3 +74,9 @@ def enter(disk: Path, label: str) -> dict[str, Any]:
     run(["efibootmgr", "--quiet", "--create", "--disk", disk, "--part", "1", *entry])
     order = re.search(r"^BootOrder: (.*)$", run(["efibootmgr"]).stdout, re.MULTILINE)
     return {"boot_order": order[1] if order else ""}
+
+
+def repeat() -> None:
+    """Let firmware start next what it has started now, and only then (BootNext)."""
+    if current := re.search(r"^BootCurrent: ([0-9A-F]{4})$", run(["efibootmgr"]).stdout, re.MULTILINE):
+        run(["efibootmgr", "--quiet", "--bootnext", current[1]])

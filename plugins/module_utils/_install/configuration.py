@@ -150,6 +150,5 @@ def _lay(stream: tarfile.TarFile, member: tarfile.TarInfo, dest: Path, places: P
     if member.issym():
         dest.symlink_to(member.linkname)
         return
-    source = stream.extractfile(member)
-    assert source is not None  # it is a file
-    places.write(f"/{member.name}", source.read(), mode=member.mode)
+    if (source := stream.extractfile(member)) is not None:  # it is a file
+        places.write(f"/{member.name}", source.read(), mode=member.mode)

@@ -4,6 +4,7 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def main() -> int:
     except FleetError as exc:
         _say(f"INSTALLATION FAILED: {exc}")
         return 1
-    _say(f"INSTALLED {what}")
+    _say(what)
     run(["systemctl", "--no-block", then])
     return 0
 
@@ -48,7 +49,7 @@ def _from_medium() -> tuple[str, str]:
     finally:
         if REPORT_PORT.exists():
             REPORT_PORT.write_text(installation.report.as_json() + "\n")
-    return f"{done.product} {done.version}", "poweroff"
+    return f"INSTALLED {done.product} {done.version}", "poweroff"
 
 
 def _from_network() -> tuple[str, str]:
@@ -57,7 +58,8 @@ def _from_network() -> tuple[str, str]:
     DOWNLOADS.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", "mode=0700,nodev,nosuid,noexec,size=64m", "tmpfs", DOWNLOADS])
     known = json.loads(SERVER.read_text("utf-8"))
-    server = Server(known["url"], AUTHORITY, known["addresses"])
+    updates = {name: base64.b64decode(content) for name, content in known["secure_boot_keys"].items()}
+    server = Server(known["url"], AUTHORITY, known["addresses"], updates)
     return Provisioning(server, CERTIFICATE, DOWNLOADS, _say).run(), "reboot"
 
 

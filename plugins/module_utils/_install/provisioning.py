@@ -17,6 +17,7 @@ from urllib.parse import quote
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install import (
+    boot_files,
     certificates,
     configuration,
     disks,
@@ -38,7 +39,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._tpm.machine import T
 OS_RELEASE = Path("/etc/initrd-release")
 _SPARE = 16 * 1024 * 1024  # bytes of the downloads' file system beside them
 # What of the whole is done when a step of the installation begins; measured in an emulated machine.
-_PERCENT = {
+STEPS = {
     "verify release": 20,
     "choose disk": 25,
     "erase disk": 26,
@@ -63,11 +64,13 @@ class Server:
     :param url: ``https://NAME[:PORT]``.
     :param authority: certificate (PEM) of the authority that certifies it.
     :param addresses: where it is.
+    :param updates: keys that firmware in setup mode gets (:func:`secure_boot.enrol`); maybe none.
     """
 
     url: str
     authority: Path
     addresses: Sequence[str]
+    updates: Mapping[str, bytes]
 
 
 class Provisioning:
@@ -87,7 +90,7 @@ class Provisioning:
         self._configuration, self._keys = directory / "configuration.tar.gz", directory / "keys"
 
     def run(self) -> str:
-        """Enrol, install, report; return the name of the host.
+        """Enrol, install, report; return what has been done, in a line. Then the machine has to start again.
 
         :raises FleetError: what went wrong first. If the server still listens, it knows, too.
         """
@@ -107,7 +110,7 @@ class Provisioning:
 
     def began(self, step: str) -> None:
         """Say at the server how far the installation is."""
-        self._enrolment.report(step.replace(" ", "_"), _PERCENT[step], step, {})
+        self._enrolment.report(step.replace(" ", "_"), STEPS[step], step, {})
 
     def escrow(self, sealing: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give the recovery key away; the evidence is the receipt."""
@@ -160,8 +163,10 @@ class Provisioning:
         if sorted(wanted["escrow"]["recipients"]) != sorted(manifest["escrow"]["recipients"]):
             raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
         request = Request.of({"disk": wanted["disk"], **wanted["sizes"]}, f"installation of {host}")
-        secure_boot.require()
         self._say(f"this machine becomes {host}")
+        if secure_boot.in_setup_mode() and self._server.updates:
+            return self._enrol_keys()
+        secure_boot.require()
         self._enrolment.report("download", 5, f"fetching {_name(applied)}", {})
         self._request_certificates()
         self._fetch_parts(release, manifest)
@@ -175,7 +180,15 @@ class Provisioning:
             "key_slots": sealed["key_slots"],
         }
         self._enrolment.report("written", 100, "restarting from the disk", evidence)
-        return host
+        return f"INSTALLED {host}"
+
+    def _enrol_keys(self) -> str:
+        """PCR 7 changes with it, so the state is sealed by an installer that has started after it."""
+        secure_boot.enrol(self._server.updates)
+        line = "the firmware has its keys; restarting from the network"
+        self._enrolment.report("secure_boot", 3, line, {})
+        boot_files.repeat()
+        return line
 
     def _fetch_manifest(self, release: Path, path: str) -> Mapping[str, Any]:
         for name in (MANIFEST, SIGNATURE):

@@ -122,10 +122,8 @@ def expectation_of(
     """
     host, site = plan.members[name].host, plan.site.provisioning
     machine = host.machine
-    assert machine is not None
-    assert site is not None
-    disk = machine.disk or site.disk
-    assert disk is not None
+    if machine is None or site is None or (disk := machine.disk or site.disk) is None:
+        raise FleetError("is not described as a machine to be installed", where=f"hosts.{name}.machine")
     known = [*machine.macs, *(part.mac for part in host.interfaces.values() if part.mac is not None)]
     sizes = {**site.sizes.model_dump(exclude_none=True), **machine.sizes.model_dump(exclude_none=True)}
     url = f"{site.server}/{CONFIGURATIONS}/{configuration}"

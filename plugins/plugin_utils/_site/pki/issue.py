@@ -61,7 +61,7 @@ class Issuer:
                     where=str(part.path),
                     remedy="make it with playbook site_pki, or bring back the site's own",
                 )
-        assert self._key is not None
+        self.signer.load()
 
     @cached_property
     def _key(self) -> ec.EllipticCurvePrivateKey:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def test_server_goes_into_the_image(given: dict[str, Any]) -> None:
     assert server is not None
     texts = server.texts()
     known = json.loads(texts["etc/vauban/enrolment.json"])
-    assert known == {"url": "https://boot.example.org:8443", "addresses": ["192.0.2.1", "192.0.2.2"]}
+    assert known["url"] == "https://boot.example.org:8443"
+    assert known["addresses"] == ["192.0.2.1", "192.0.2.2"]
+    assert known["secure_boot_keys"] == {}
     assert texts["etc/vauban/authority.pem"] == Path(given["authority"]).read_text()
     lines = texts["etc/hosts"].splitlines()
     assert lines[1:] == ["192.0.2.1 boot.example.org", "192.0.2.2 boot.example.org"]
@@ -61,6 +64,25 @@ def test_error_names_the_key(given: dict[str, Any], change: dict[str, Any], wher
     with pytest.raises(FleetError) as caught:
         _provisioning_server.parse({**given, **change})
     assert caught.value.where == f"product_enrolment: {where}"
+
+
+def test_keys_for_firmware_in_setup_mode_go_into_the_image(given: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("db", "KEK", "PK"):
+        (tmp_path / f"{name}.auth").write_bytes(name.encode())
+    server = _provisioning_server.parse({**given, "secure_boot_keys": str(tmp_path)})
+    assert server is not None
+    known = json.loads(server.texts()["etc/vauban/enrolment.json"])
+    assert {name: base64.b64decode(content) for name, content in known["secure_boot_keys"].items()} == {
+        "db": b"db",
+        "KEK": b"KEK",
+        "PK": b"PK",
+    }
+
+
+def test_keys_for_firmware_that_are_missing(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match=r"db\.auth") as caught:
+        _provisioning_server.parse({**given, "secure_boot_keys": str(tmp_path)})
+    assert caught.value.where == "product_enrolment: secure_boot_keys"
 
 
 @pytest.mark.parametrize("key", ["url", "authority", "addresses"])

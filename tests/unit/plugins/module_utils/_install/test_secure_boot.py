@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,3 +44,22 @@ def test_anybody_may_change_its_keys(variables: Path) -> None:
     (variables / f"SetupMode-{GUID}").write_bytes(b"\x06\0\0\0\x01")
     with pytest.raises(FleetError, match="setup mode"):
         secure_boot.require(variables)
+
+
+def test_keys_are_not_enrolled_where_nobody_knows_what_cards_start(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="no event log"):
+        secure_boot.enrol({}, tmp_path, tmp_path / "missing")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("driver", ["BOOT", "RUNTIME"])
+def test_keys_are_not_enrolled_over_drivers_of_cards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"  EventType: EV_EFI_{driver}_SERVICES_DRIVER\n")
+    monkeypatch.setattr(secure_boot, "run", lambda words: SimpleNamespace(stdout=Path(words[1]).read_text()))
+    (tmp_path / "variables").mkdir()
+    with pytest.raises(FleetError, match="1 drivers of cards"):
+        secure_boot.enrol({}, tmp_path / "variables", log)
+    assert list((tmp_path / "variables").iterdir()) == []
