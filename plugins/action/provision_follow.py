@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ansible.utils.display import Display
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._provision import expectations, follow
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision import follow
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action import (
     SITE,
     ProvisionAction,
@@ -58,7 +58,6 @@ class ActionModule(ProvisionAction):
             self.service(arguments["socket"]),
             hosts,
             sign,
-            lambda machine: expectations.recognised(loaded.plan, hosts, machine),
             lambda line: Display().display(f"    {line}"),
             time.monotonic,
             time.sleep,

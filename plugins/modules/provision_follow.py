@@ -12,25 +12,11 @@ version_added: 0.4.0
 description:
   - Says, while it runs, what happens to each host. Signs certificate requests with the issuing authority of the site as
     they come, by the rules of role P(vauban.fleet.site_pki#role); keys never leave the controller, or the machine.
-  - A machine that waits in quarantine because it came before the service knew its host is told which host it is, if its
-    listed EK, or its serial number with C(admit=serial), says so. All others are only named.
+  - Machines that wait in quarantine are named.
   - Ends when every host is installed or has failed for good, or when there was no news for O(patience). Whether all
     came is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts.
 options:
-  site_file:
-    description: The site file.
-    type: path
-    required: true
-  hosts:
-    description: Hosts of the run. Those that the site gives no C(machine) are left out.
-    type: list
-    elements: str
-    required: true
-  socket:
-    description: The socket of the administrators' side of the enrolment service, on the server.
-    type: path
-    default: /run/vauban-enrolment/admin.sock
   issuing_key:
     description: Key of the issuing authority, on the controller.
     type: path
@@ -77,6 +63,9 @@ attributes:
   idempotent:
     support: full
 extends_documentation_fragment:
+  - vauban.fleet._provision.site
+  - vauban.fleet._provision.hosts
+  - vauban.fleet._provision.socket
   - vauban.fleet._attributes
 seealso:
   - name: Installation over the network

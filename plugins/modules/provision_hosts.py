@@ -16,19 +16,6 @@ description:
     is expected of each host. A host that the service does not take is in RV(problems) and holds up no other.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts.
 options:
-  site_file:
-    description: The site file.
-    type: path
-    required: true
-  hosts:
-    description: Hosts of the run. Those that the site gives no C(machine) are left out.
-    type: list
-    elements: str
-    required: true
-  socket:
-    description: The socket of the administrators' side of the enrolment service, on the server.
-    type: path
-    default: /run/vauban-enrolment/admin.sock
   trees:
     description: Directory of the sites that M(vauban.fleet.site_render) wrote.
     type: path
@@ -74,6 +61,9 @@ attributes:
   idempotent:
     support: full
 extends_documentation_fragment:
+  - vauban.fleet._provision.site
+  - vauban.fleet._provision.hosts
+  - vauban.fleet._provision.socket
   - vauban.fleet._attributes
 seealso:
   - name: Installation over the network

@@ -15,10 +15,6 @@ description:
     it is in no log and in no result.
   - Runs on the provisioning server (C(delegate_to)), which never sees the identity or the key.
 options:
-  socket:
-    description: The socket of the administrators' side of the enrolment service, on the server.
-    type: path
-    default: /run/vauban-enrolment/admin.sock
   host:
     description: The host. The site need not have it any more.
     type: str
@@ -52,6 +48,7 @@ attributes:
   idempotent:
     support: none
 extends_documentation_fragment:
+  - vauban.fleet._provision.socket
   - vauban.fleet._attributes
 """
 

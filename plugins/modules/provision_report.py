@@ -13,19 +13,6 @@ description:
   - Asks the enrolment service where each host is, and makes a table for people and a report for programs of it.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts, and changes nothing there.
 options:
-  site_file:
-    description: The site file.
-    type: path
-    required: true
-  hosts:
-    description: Hosts of the run. Those that the site gives no C(machine) are left out.
-    type: list
-    elements: str
-    required: true
-  socket:
-    description: The socket of the administrators' side of the enrolment service, on the server.
-    type: path
-    default: /run/vauban-enrolment/admin.sock
   problems:
     description: By host, what else went wrong; it counts as missing.
     type: dict
@@ -47,6 +34,9 @@ attributes:
   idempotent:
     support: full
 extends_documentation_fragment:
+  - vauban.fleet._provision.site
+  - vauban.fleet._provision.hosts
+  - vauban.fleet._provision.socket
   - vauban.fleet._attributes
 seealso:
   - name: Installation over the network

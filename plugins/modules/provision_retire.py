@@ -14,10 +14,6 @@ description:
     a machine would become the host unasked. The audit log, evidence and recovery keys in escrow stay.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts. It does nothing to the machines themselves.
 options:
-  socket:
-    description: The socket of the administrators' side of the enrolment service, on the server.
-    type: path
-    default: /run/vauban-enrolment/admin.sock
   hosts:
     description: The hosts. Those that the service does not know are passed over.
     type: list
@@ -39,6 +35,7 @@ attributes:
   idempotent:
     support: full
 extends_documentation_fragment:
+  - vauban.fleet._provision.socket
   - vauban.fleet._attributes
 """
 

@@ -15,10 +15,6 @@ description:
     C(pki.warn_days) is handed out again. One that another takes the place of is kept in C(replaced).
   - Runs on the controller, where the key of the authority is.
 options:
-  site_file:
-    description: The site file.
-    type: path
-    required: true
   name:
     description: Name of the server, in the domain of the site.
     type: str
@@ -51,6 +47,7 @@ attributes:
   idempotent:
     support: full
 extends_documentation_fragment:
+  - vauban.fleet._provision.site
   - vauban.fleet._attributes
 seealso:
   - module: vauban.fleet.site_certificates

@@ -151,21 +151,3 @@ def expectation_of(
         ],
         "reinstall": reinstall,
     }
-
-
-def recognised(plan: Plan, hosts: Iterable[str], machine: Mapping[str, Any]) -> str | None:
-    """The host that a machine in quarantine is, by what would have admitted it had it come later.
-
-    Whether a manufacturer vouches for the TPM, and whether it holds its key, is still the service's to find out.
-
-    :param machine: as the service shows it.
-    """
-    for name in hosts:
-        known = plan.members[name].host.machine
-        if known is None or machine["ek_sha256"] is None:
-            continue
-        if known.admitted == "listed" and known.ek_sha256 == machine["ek_sha256"]:
-            return name
-        if known.admitted == "serial" and known.serial == machine["serial"]:
-            return name
-    return None

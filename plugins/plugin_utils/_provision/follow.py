@@ -22,7 +22,6 @@ COLUMNS = ("HOST", "CLASS", "STATE", "DONE", "SEEN", "WHAT IT SAID LAST")
 
 Say = Callable[[str], None]
 Sign = Callable[[str, str, str], str]  # host, name and request; the chain
-Recognise = Callable[[Mapping[str, Any]], str | None]  # a machine in quarantine; the host that it is beyond doubt
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,6 @@ class Follower:
     service: Service
     hosts: Sequence[str]
     sign: Sign
-    recognise: Recognise
     say: Say
     clock: Callable[[], float]
     sleep: Callable[[float], None]
@@ -181,18 +179,11 @@ class Follower:
         return changed
 
     def _meet_strangers(self, fleet: Fleet) -> None:
-        """Tell of machines in quarantine. One that came before the service knew its host is told which it is."""
+        """Tell of machines in quarantine, each once."""
         for machine in fleet.others:
-            if machine["state"] != QUARANTINED or machine["id"] in self._strangers:
-                continue
-            self._strangers.add(machine["id"])
-            host = self.recognise(machine)
-            if host is None:
+            if machine["state"] == QUARANTINED and machine["id"] not in self._strangers:
+                self._strangers.add(machine["id"])
                 self.say(f"no host yet: {stranger(machine)}")
-                continue
-            (answer,) = self.service.ask([Call("POST", f"/enrolments/{machine['id']}/approve", {"host": host})])
-            if answer.fault is not None:
-                self.say(f"{host}  {QUARANTINED}  {stranger(machine)}: {answer.fault}")
 
     def _answer(self, fleet: Fleet) -> bool:
         """Sign what is asked for. A request that nobody may sign is refused once, and holds up nobody else."""

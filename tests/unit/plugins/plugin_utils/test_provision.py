@@ -127,10 +127,8 @@ def follower(told: Told, said: list[str], **changes: Any) -> Follower:
         raise FleetError("asks for another name")
 
     values = {"patience": 30, "grace": 5, "pause": 1, "summary": 10, **changes}
-    return Follower(
-        Service(told, "boot"), ["a"], sign, lambda _machine: None, said.append, lambda: float(next(moments)),
-        lambda _seconds: None, **values,
-    )  # fmt: skip
+    clock, sleep = lambda: float(next(moments)), lambda _seconds: None
+    return Follower(Service(told, "boot"), ["a"], sign, said.append, clock, sleep, **values)
 
 
 def test_silence_ends_it_and_it_says_meanwhile_how_many_are_where() -> None:
@@ -168,15 +166,6 @@ def test_expectation_is_what_the_site_says(plan: Plan) -> None:
     assert certificate["dns"] == ["one.small.example"]
     assert found["reinstall"]
     assert expectations.expectation_of(plan, "three", RELEASE, None, reinstall=False)["admit"] == "approval"
-
-
-def test_machine_in_quarantine_is_recognised_by_what_would_have_admitted_it(plan: Plan) -> None:
-    one = plan.members["one"].host.machine
-    assert one is not None
-    machine = {"ek_sha256": one.ek_sha256, "serial": "S2"}
-    assert expectations.recognised(plan, ["two", "one"], machine) == "one"
-    assert expectations.recognised(plan, ["two"], machine) is None
-    assert expectations.recognised(plan, ["three"], {"ek_sha256": None, "serial": None}) is None
 
 
 def test_release_is_never_chosen_by_guess(plan: Plan) -> None:
