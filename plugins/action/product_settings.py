@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME, ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME, RECIPIENT, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provisioning_server
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
@@ -34,6 +34,7 @@ class ActionModule(ControllerAction):
         "hardware_profiles": {"type": "list", "elements": "str", "default": []},
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         "enrolment": {"type": "dict", "default": {}},
+        "recipients": {"type": "list", "elements": "str", "default": []},
         **SIGNING_SPEC,
     }
 
@@ -66,6 +67,7 @@ def problems(
     checks: list[Callable[[], Any]] = [partial(find_role, role) for role in arguments["roles"]]
     checks.append(partial(_data.hardware, arguments["hardware_profiles"], arguments["hardware_directories"]))
     checks.append(partial(_provisioning_server.parse, arguments["enrolment"]))
+    checks.append(partial(_recipients, arguments["recipients"]))
     checks.append(partial(_keys, arguments))
     for check in checks:
         try:
@@ -73,6 +75,13 @@ def problems(
         except FleetError as exc:
             yield exc
     yield from _instrumentation(arguments["instrumentation"])
+
+
+def _recipients(recipients: Iterable[str]) -> None:
+    for recipient in recipients:
+        if not RECIPIENT.fullmatch(recipient):
+            remedy = "write public keys (age1...), as age-keygen -y prints them"
+            raise FleetError(f"{recipient!r} is no age recipient", where="product_escrow_recipients", remedy=remedy)
 
 
 def _keys(arguments: Mapping[str, Any]) -> None:

@@ -48,6 +48,7 @@ class ActionModule(StepAction):
         "volume_group": {"type": "str", "required": True},
         "state_places": {"type": "list", "elements": "dict", "required": True},
         "tpm_pcrs": {"type": "list", "elements": "int", "required": True},
+        "recipients": {"type": "list", "elements": "str", "default": []},
         "work": {"type": "path", "required": True},
     }
 
@@ -63,7 +64,8 @@ class ActionModule(StepAction):
         """The artifacts, what the installer is told, and the keys."""
         self._signer = Signer(arguments)
         keys = self._signer.keys
-        told = ("product", "version", "author", "instrumentation", "volume_group", "state_places", "tpm_pcrs")
+        told = ["product", "version", "author", "instrumentation", "volume_group", "state_places", "tpm_pcrs"]
+        told.append("recipients")
         inputs = {
             **{name: digest_of(Path(arguments[name])) for name in ("core", "uki", "installer")},
             "sdk": digest_of(Path(arguments["sdk"])),
@@ -124,7 +126,7 @@ class ActionModule(StepAction):
                 pcrs=arguments["tpm_pcrs"],
                 pcr_public_key=(keys.directory / "pcr.pub").read_text("utf-8"),
             ),
-            recipients=[keys.recipient()],
+            recipients={keys.recipient(), *arguments["recipients"]},
             certificates={name: keys.certificate(name).fingerprint for name in _CERTIFICATES},
             sbom=Artifact.of(sbom_file),
             provenance=Artifact.of(provenance_file),

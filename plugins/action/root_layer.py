@@ -31,7 +31,7 @@ _PLACES = {
 # Settings of what is made from the finished tree. They reach it only if a role or another variable names them.
 _OF_IMAGES = {
     *("product_author", "product_disk_size", "product_enrolment", "product_hardening_arguments"),
-    *("product_installation", "fleet_enrolment"),
+    *("product_escrow_recipients", "product_installation", "fleet_enrolment", "fleet_escrow_recipients"),
     *("product_kernel_arguments", "product_root_format", "product_tpm_pcrs"),
 }
 RECORD = "record.jsonl"

@@ -35,6 +35,11 @@ options:
     description: The provisioning server, as module M(vauban.fleet.initrd) takes it.
     type: dict
     default: {}
+  recipients:
+    description: Officers who can read recovery keys, as age recipients.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - vauban.fleet._build.hardware
   - vauban.fleet._build.signing

@@ -60,6 +60,11 @@ options:
     type: list
     elements: int
     required: true
+  recipients:
+    description: Officers who can read recovery keys beside the holder of key C(escrow), as age recipients.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - vauban.fleet._build.sdk
   - vauban.fleet._build.tree

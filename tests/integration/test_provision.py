@@ -247,9 +247,7 @@ def test_officer_gets_back_the_key_of_one_machine(site: Site, age: Callable[...,
     recipient = age("age-keygen", "-y", "/run/out/officer").strip()
     secret = "-".join(["cbdefghi"] * 8)
     encrypted = age("age", "--encrypt", "--armor", "--recipient", recipient, stdin=secret.encode())
-    changed: dict[str, Any] = copy.deepcopy(SITE)
-    changed["provisioning"]["recipients"] = [recipient]
-    site.write(changed)
+    site.encrypt_to(recipient)
     machine = site.machine("one", recovery_key=encrypted)
     machine.start()
     assert site.play("provision", "--limit", "one").returncode == 0

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -25,7 +24,7 @@ HOST = "paris-gw1"
 _PASSPHRASES = {f"site_pki_{name}_passphrase": f"passphrase of the {name}" for name in ("root", "issuing", "host")}
 
 
-def model(recipients: list[str], url: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+def model(url: str, machine: Mapping[str, Any]) -> dict[str, Any]:
     """The site file.
 
     :param machine: how the gateway's machine is known.
@@ -35,7 +34,6 @@ def model(recipients: list[str], url: str, machine: Mapping[str, Any]) -> dict[s
         "domain": "example.org",
         "provisioning": {
             "server": url,
-            "recipients": recipients,
             "disk": {"serial": "system"},
             "sizes": {"esp_size": 128 << 20, "swap_size": 64 << 20, "state_size": 64 << 20, "core_size": 256 << 20},
         },
@@ -72,8 +70,7 @@ class Site:
         self.directory, self.report = directory, directory / "report.json"
         self._inventory = directory / "inventory"
         self._inventory.mkdir(parents=True)
-        recipients = json.loads((release / "manifest.json").read_text())["escrow"]["recipients"]
-        site = model(recipients, server.url, machine)
+        site = model(server.url, machine)
         (self._inventory / "small.site.yml").write_text(yaml.safe_dump(site, sort_keys=False))
         boot = {
             "ansible_connection": "entered",

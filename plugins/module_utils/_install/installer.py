@@ -12,7 +12,6 @@ from pathlib import Path
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
-from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning, Server
 
 MEDIUM = Path("/dev/disk/by-label/VAUBAN_RELEASE")
 MOUNT_POINT = Path("/run/medium")
@@ -55,6 +54,9 @@ def _from_medium() -> tuple[str, str]:
 def _from_network() -> tuple[str, str]:
     if not SERVER.exists():
         raise FleetError("no release medium is attached, and this image knows no server", where=str(MEDIUM))
+    # Only an image that knows a server has the libraries of Python that this needs.
+    from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning, Server
+
     DOWNLOADS.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", "mode=0700,nodev,nosuid,noexec,size=64m", "tmpfs", DOWNLOADS])
     known = json.loads(SERVER.read_text("utf-8"))

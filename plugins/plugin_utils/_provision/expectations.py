@@ -41,6 +41,7 @@ class Release:
     version: str
     manifest_sha256: str
     pcrs: Mapping[str, Mapping[str, str]]
+    recipients: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -81,7 +82,8 @@ def read_release(directory: Path, keys: Path, sandbox: Sandbox) -> Release:
         "installer": _demanded(expectation.of_installer(manifest)),
         "installed": _demanded(expectation.of_product(manifest)),
     }
-    return Release(manifest["product"], manifest["version"], hashlib.sha256(content).hexdigest(), pcrs)
+    recipients = tuple(manifest["escrow"]["recipients"])
+    return Release(manifest["product"], manifest["version"], hashlib.sha256(content).hexdigest(), pcrs, recipients)
 
 
 def _demanded(expected: Mapping[int, str | None]) -> dict[str, str]:
@@ -138,7 +140,7 @@ def expectation_of(
         "macs": list(dict.fromkeys(known)),
         "disk": disk.rule,
         "sizes": sizes,
-        "recipients": list(site.recipients),
+        "recipients": list(release.recipients),
         "configuration": {"sha256": configuration, "url": url} if configuration is not None else None,
         "certificates": [
             {

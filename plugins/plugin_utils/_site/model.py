@@ -97,9 +97,6 @@ Sha256 = Annotated[str, _text("[0-9a-f]{64}", 64, "SHA-256", "write 64 digits 0-
 Version = Annotated[
     str, _text("[A-Za-z0-9][A-Za-z0-9._+-]*", 64, "version", "write it as its release does, for example 0.1.0")
 ]
-Recipient = Annotated[
-    str, _text("age1[02-9a-z]+", 504, "recipient of age", "write a public key (age1...), as age-keygen -y prints it")
-]
 HttpsAddress = Annotated[
     str,
     _text(
@@ -481,8 +478,6 @@ class Provisioning(Part):
 
     server: HttpsAddress
     """Where machines reach the provisioning server. Its name is in ``domain``: the site's authority signs no other."""
-    recipients: Annotated[list[Recipient], Field(min_length=1, max_length=16)]
-    """Officers who can read recovery keys; each of them can, alone."""
     releases: dict[Identifier, Version] = {}
     """Version to install, by product. Unless set: the one that the provisioning server is given."""
     disk: Disk | None = None

@@ -23,7 +23,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service im
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import read
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 
-RELEASE = expectations.Release("server", "1.0", "ab" * 32, {"installer": {}, "installed": {}})
+RELEASE = expectations.Release("server", "1.0", "ab" * 32, {"installer": {}, "installed": {}}, ("age1",))
 
 
 def host(name: str, enrolment: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_expectation_is_what_the_site_says(plan: Plan) -> None:
 
 
 def test_release_is_never_chosen_by_guess(plan: Plan) -> None:
-    other = expectations.Release("server", "2.0", "cd" * 32, {})
+    other = expectations.Release("server", "2.0", "cd" * 32, {}, ())
     with pytest.raises(FleetError, match=r"2 releases of server; there are server/1\.0, server/2\.0"):
         expectations.choose(plan, ["server"], [RELEASE, other])
     assert expectations.choose(plan, ["server"], [other])["server"] is other
