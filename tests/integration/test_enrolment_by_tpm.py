@@ -121,7 +121,8 @@ def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms
     """Its own code, with the service's and a TPM, up to the last report before the machine restarts."""
     tpms["one"].boot(INSTALLER)
     enrolment = Enrolment(wire, print)
-    enrolment.apply(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
+    enrolment.present(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
+    enrolment.prove()
     wanted = enrolment.installation()
     assert (wanted["host"], wanted["escrow"]) == ("one", {"recipients": RECIPIENTS})
     enrolment.report("partition", 10, "everything on /dev/vda is erased", {})
@@ -148,5 +149,5 @@ def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms
 
 def test_installer_with_another_tpm_is_refused(server: Server, wire: Wire, both: Ends) -> None:
     with pytest.raises(FleetError, match="refuses this machine"):
-        Enrolment(wire, print).apply(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "thief"))
+        Enrolment(wire, print).present(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "thief"))
     assert refusal(server) == "another TPM with serial number or MAC address of one"

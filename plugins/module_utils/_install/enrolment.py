@@ -41,9 +41,10 @@ class Enrolment:
     def __init__(self, wire: Wire, say: Callable[[str], None]) -> None:
         self._wire, self._say = wire, say
         self.id = self.token = ""
+        self._prover: Callable[[], None] = lambda: None
 
-    def apply(self, release: Mapping[str, str], hardware: Mapping[str, Any], tpm: Tpm | None) -> None:
-        """Present the machine, wait until the site knows it, and prove by its TPM that it is what it says.
+    def present(self, release: Mapping[str, str], hardware: Mapping[str, Any], tpm: Tpm | None) -> None:
+        """Present the machine, and wait until the site knows it.
 
         :param release: ``product``, ``version`` and ``manifest_sha256`` of the installer's release.
         :param hardware: as :func:`hardware.describe` gives it.
@@ -60,7 +61,14 @@ class Enrolment:
         self.id, self.token = accepted["id"], accepted["token"]
         status = self._admitted(accepted)
         if tpm is not None and status["state"] == "challenged":
-            self._prove(tpm, ak, status["challenge"])
+            self._prover = lambda: self._prove(tpm, ak, status["challenge"])
+
+    def prove(self) -> None:
+        """Prove by the TPM that the machine is what it says, and runs what it says. Soon: a challenge ends.
+
+        :raises FleetError: the service refuses the machine; it does not say why.
+        """
+        self._prover()
 
     def installation(self) -> dict[str, Any]:
         """What the host is to become."""

@@ -100,8 +100,13 @@ class Provisioning:
         product, version = _own_release()
         manifest = self._fetch_manifest(release, f"/releases/{quote(product)}/{quote(version)}")
         applied = {"product": product, "version": version, "manifest_sha256": _sha256(release / MANIFEST)}
-        self._enrolment.apply(applied, hardware.describe(disks.list_disks()), self._tpm())
+        self._enrolment.present(applied, hardware.describe(disks.list_disks()), self._tpm())
         try:
+            if secure_boot.in_setup_mode() and self._server.updates:
+                return self._enrol_keys()
+            # Without it the firmware measures more, and the proof would only be refused.
+            secure_boot.require()
+            self._enrolment.prove()
             return self._install(release, applied, manifest)
         except FleetError as exc:
             with suppress(FleetError):
@@ -164,9 +169,6 @@ class Provisioning:
             raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
         request = Request.of({"disk": wanted["disk"], **wanted["sizes"]}, f"installation of {host}")
         self._say(f"this machine becomes {host}")
-        if secure_boot.in_setup_mode() and self._server.updates:
-            return self._enrol_keys()
-        secure_boot.require()
         self._enrolment.report("download", 5, f"fetching {_name(applied)}", {})
         self._request_certificates()
         self._fetch_parts(release, manifest)
@@ -183,11 +185,11 @@ class Provisioning:
         return f"INSTALLED {host}"
 
     def _enrol_keys(self) -> str:
-        """PCR 7 changes with it, so the state is sealed by an installer that has started after it."""
+        """Only of a machine that the site knows. It proves itself after the start that these keys have let happen."""
         secure_boot.enrol(self._server.updates)
-        line = "the firmware has its keys; restarting from the network"
-        self._enrolment.report("secure_boot", 3, line, {})
         boot_files.repeat()
+        line = "the firmware has its keys; restarting from the network"
+        self._enrolment.report("failed", 0, line, {})
         return line
 
     def _fetch_manifest(self, release: Path, path: str) -> Mapping[str, Any]:

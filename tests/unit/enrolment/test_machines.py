@@ -330,3 +330,11 @@ def test_a_server_that_is_not_able_to_judge_refuses_nobody(
         assert machine.own("POST", "/proof", json=proof).status_code == 503
     assert machine.own("POST", "/proof", json=proof).status_code == 200
     assert "refused" not in {each["action"] for each in server.log()}
+
+
+@pytest.mark.parametrize("state", ["quarantined", "challenged"])
+def test_who_has_proven_nothing_may_only_say_that_it_cannot_go_on(server: Any, machine: Machine, state: str) -> None:
+    bring(server, machine, state)
+    assert machine.report("reading").status_code == 409
+    assert machine.report("failed").status_code == 204
+    assert machine.state() == "failed"

@@ -127,8 +127,10 @@ def follower(told: Told, said: list[str], **changes: Any) -> Follower:
         raise FleetError("asks for another name")
 
     values = {"patience": 30, "grace": 5, "pause": 1, "summary": 10, **changes}
-    clock, sleep = lambda: float(next(moments)), lambda _seconds: None
-    return Follower(Service(told, "boot"), ["a"], sign, said.append, clock, sleep, **values)
+    service = Service(told, "boot")
+    return Follower(
+        service, ["a"], sign, said.append, lambda: float(next(moments)), lambda _seconds: None, **values
+    )  # fmt: skip
 
 
 def test_silence_ends_it_and_it_says_meanwhile_how_many_are_where() -> None:

@@ -136,7 +136,8 @@ def report(service: Service, caller: Caller, report: Report) -> None:
     """
     fault = None
     with service.acting(caller) as case:
-        case.require(Action.REPORT)
+        # Also who has proven nothing yet may say that it cannot go on.
+        case.require(Event.FAIL if report.phase == "failed" else Action.REPORT)
         enrolment = case.enrolment
         if enrolment.reports >= service.settings.limits.reports:
             raise Problem(429, "too many reports")

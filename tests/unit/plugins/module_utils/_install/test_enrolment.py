@@ -105,19 +105,19 @@ def wire(stub: Stub, tmp_path: Path, pauses: list[float]) -> Callable[..., Wire]
 def test_server_of_another_authority_is_told_nothing(stub: Stub, wire: Callable[..., Wire]) -> None:
     asking = wire(Authority.root("Site", ec_key(P256)))
     with pytest.raises(FleetError, match="this is not the server of the site"):
-        Enrolment(asking, print).apply(RELEASE, {}, None)
+        Enrolment(asking, print).present(RELEASE, {}, None)
     assert stub.asked == []
 
 
 def test_server_of_another_name_is_told_nothing(stub: Stub, wire: Callable[..., Wire]) -> None:
     with pytest.raises(FleetError, match="this is not the server of the site"):
-        Enrolment(wire(identity="other.example"), print).apply(RELEASE, {}, None)
+        Enrolment(wire(identity="other.example"), print).present(RELEASE, {}, None)
     assert stub.asked == []
 
 
 def test_server_with_tls_1_2_is_told_nothing(stub: Stub, wire: Callable[..., Wire]) -> None:
     with pytest.raises(FleetError, match=r"no answer in 3 seconds: .*alert"):
-        Enrolment(wire(patience=3, version=ssl.TLSVersion.TLSv1_2), print).apply(RELEASE, {}, None)
+        Enrolment(wire(patience=3, version=ssl.TLSVersion.TLSv1_2), print).present(RELEASE, {}, None)
     assert stub.asked == []
 
 
@@ -138,7 +138,7 @@ def test_authority_that_is_none(tmp_path: Path) -> None:
 
 def test_server_that_has_no_time_is_asked_again(stub: Stub, wire: Callable[..., Wire], pauses: list[float]) -> None:
     stub.replies = [(503, {}, {"Retry-After": "60"}), (429, {}, {}), (503, {}, {"Retry-After": "soon"}), PROVEN]
-    Enrolment(wire(), print).apply(RELEASE, {}, None)
+    Enrolment(wire(), print).present(RELEASE, {}, None)
     assert pauses == [60, 2, 5]
 
 
@@ -155,7 +155,7 @@ def test_machine_in_quarantine_waits_and_says_so(stub: Stub, wire: Callable[...,
     said: list[str] = []
     waiting: dict[str, Any] = {"id": "1", "token": "t", "state": "quarantined"}
     stub.replies = [(201, waiting, {}), (200, waiting, {}), (200, {**waiting, "state": "proven"}, {})]
-    Enrolment(wire(), said.append).apply(RELEASE, {}, None)
+    Enrolment(wire(), said.append).present(RELEASE, {}, None)
     assert pauses == [10, 10]
     assert said == ["the site does not know this machine; somebody has to approve enrolment 1"]
 
@@ -164,7 +164,7 @@ def test_machine_in_quarantine_waits_and_says_so(stub: Stub, wire: Callable[...,
 def test_refusal_says_where_the_reason_is(stub: Stub, wire: Callable[..., Wire], replies: list[Reply]) -> None:
     stub.replies = replies
     with pytest.raises(FleetError, match="refuses this machine") as caught:
-        Enrolment(wire(), print).apply(RELEASE, {}, None)
+        Enrolment(wire(), print).present(RELEASE, {}, None)
     assert "audit log" in str(caught.value.remedy)
 
 
@@ -188,7 +188,7 @@ def test_recovery_key_without_a_good_receipt_is_an_error(
 ) -> None:
     stub.replies = [PROVEN, reply]
     enrolment = Enrolment(wire(), print)
-    enrolment.apply(RELEASE, {}, None)
+    enrolment.present(RELEASE, {}, None)
     with pytest.raises(FleetError, match=said):
         enrolment.escrow("age", ["age1x"], {"tokens": [], "key_slots": []})
 
