@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,9 +102,9 @@ def server(
         sandbox=sandbox,
         installers=installers,
         authority=authority,
-        boot_server_tftp_files=[{"name": "installer.efi", "src": str(installer)}],
     ) as started:
         started.publish(networked_release)
+        shutil.copyfile(installer, started.machine.root / "srv/vauban/tftp/installer.efi")
         yield started
         for line in started.admin.get("/admin/v1/audit").json()["records"]:
             print(line["time"], line["actor"], line["action"], line["detail"])  # pytest shows it of a test that fails
