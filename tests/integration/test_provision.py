@@ -102,12 +102,13 @@ def test_one_that_fails_blocks_no_other_and_a_rerun_goes_on(site: Site) -> None:
 
 
 def test_run_that_was_stopped_is_resumed(site: Site) -> None:
-    """It ends while a machine waits for its certificate; another one signs it, and once."""
+    """It ends before the machine has come, which then waits for its certificate; another run signs it, and once."""
     machine = site.machine("one")
-    machine.start()
     done = site.play("provision", "--limit", "one", "-e", "provision_patience=0")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "1 of 1 hosts are missing: one" in done.stdout
+    machine.start()
+    machine.wait_for_signature()
     done = site.play("provision", "--limit", "one")
     assert done.returncode == 0, done.stdout + done.stderr
     machine.done()
@@ -183,8 +184,9 @@ def test_what_can_be_checked_is_checked_before(site: Site, break_it: str, said: 
 def test_request_for_another_name_ends_that_machine_only(site: Site) -> None:
     """The service judged it by what it was told before the site got another domain."""
     machine, other = site.machine("one", until="escrowed"), site.machine("two")
-    machine.start()
     assert site.play("provision", "--limit", "one", "-e", "provision_patience=0").returncode == 2
+    machine.start()
+    machine.wait_for_signature()
     changed: dict[str, Any] = copy.deepcopy(SITE)
     changed["domain"] = "another.example"
     changed["provisioning"]["server"] = "https://boot.another.example"

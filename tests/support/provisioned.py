@@ -343,6 +343,10 @@ class InstalledMachine(threading.Thread):
         self._wait(lambda: self.machine.own("GET", path).status_code == 200)
         self.chain = self.machine.own("GET", path).content
 
+    def wait_for_signature(self) -> None:
+        """Until it has asked for a certificate, and nobody has signed it yet."""
+        self._wait(lambda: self.site.server.admin.get("/admin/v1/requests").json())
+
     def certificates(self) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(self.chain)
 
