@@ -18,10 +18,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action imp
     read_site,
 )
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.follow import Follower
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.issue import Issuer
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.signer import Signer
 
 
 class ActionModule(ProvisionAction):
@@ -43,7 +40,8 @@ class ActionModule(ProvisionAction):
         """Follow until nothing more is to be expected. Whether all came is not judged here."""
         loaded = read_site(arguments)
         hosts = installed_hosts(loaded, arguments["hosts"])
-        issuer = _issuer(loaded, arguments)
+        key, passphrase = Path(arguments["issuing_key"]), arguments["issuing_passphrase"]
+        issuer = Issuer.of_site(loaded.plan, loaded.file, key, passphrase, arguments["days"])
         issuer.check()
         if arguments["check"] or self._task.check_mode:
             return {"changed": False, "hosts": {}, "failed_hosts": [], "past": [], "signed": 0}
@@ -75,14 +73,3 @@ class ActionModule(ProvisionAction):
             "signed": len(signed),
             "reason": follow.counted(found),
         }
-
-
-def _issuer(loaded: LoadedSite, arguments: Mapping[str, Any]) -> Issuer:
-    directory = (loaded.file.parent / loaded.plan.site.pki.directory).resolve()
-    signer = Signer(
-        files.authority_path(directory, files.ISSUING),
-        Path(arguments["issuing_key"]),
-        arguments["issuing_passphrase"],
-        "site_pki_issuing_passphrase",
-    )
-    return Issuer(loaded.plan, directory, signer, arguments["days"])

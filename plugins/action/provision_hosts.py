@@ -141,6 +141,8 @@ def _approve(
     service: Service, approvals: Mapping[str, str], hosts: Sequence[str], problems: dict[str, str]
 ) -> list[str]:
     """Approve machines. One that was approved as the same host before is passed over."""
+    if not approvals:
+        return []
     fleet = service.fleet()
     done = {host["enrolment"]["id"]: name for name, host in fleet.hosts.items() if host["enrolment"] is not None}
     approved = []

@@ -64,14 +64,13 @@ class ActionModule(StepAction):
         """The artifacts, what the installer is told, and the keys."""
         self._signer = Signer(arguments)
         keys = self._signer.keys
-        told = ["product", "version", "author", "instrumentation", "volume_group", "state_places", "tpm_pcrs"]
-        told.append("recipients")
+        told = ("product", "version", "author", "instrumentation", "volume_group", "state_places", "tpm_pcrs")
         inputs = {
             **{name: digest_of(Path(arguments[name])) for name in ("core", "uki", "installer")},
             "sdk": digest_of(Path(arguments["sdk"])),
             "layer": digest_of(Path(arguments["layer"]) / "upper"),
             "lock file": _digest.of_file(Path(arguments["lock_file"])),
-            "settings": _digest.of_data({name: arguments[name] for name in told}),
+            "settings": _digest.of_data({name: arguments[name] for name in (*told, "recipients")}),
             "keys": _digest.of_data([keys.certificate(name).fingerprint for name in _CERTIFICATES], keys.recipient()),
             "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in ("_image", "_boot"))),
             "schema": _digest.of_tree(COLLECTION / "files/schema"),

@@ -11,7 +11,6 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._action import Contro
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import load
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import files
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.issue import Issuer
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.signer import Signer
 
 
 class ActionModule(ControllerAction):
@@ -29,16 +28,10 @@ class ActionModule(ControllerAction):
     def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Sign, unless what is there lasts."""
         loaded = load.read(Path(arguments["site_file"]))
-        directory = (loaded.file.parent / loaded.plan.site.pki.directory).resolve()
-        signer = Signer(
-            files.authority_path(directory, files.ISSUING),
-            Path(arguments["issuing_key"]),
-            arguments["issuing_passphrase"],
-            "site_pki_issuing_passphrase",
-        )
-        issuer = Issuer(loaded.plan, directory, signer, arguments["days"])
+        key, passphrase = Path(arguments["issuing_key"]), arguments["issuing_passphrase"]
+        issuer = Issuer.of_site(loaded.plan, loaded.file, key, passphrase, arguments["days"])
         issuer.check()
-        path = directory / files.SERVERS / f"{arguments['name']}.pem"
+        path = issuer.directory / files.SERVERS / f"{arguments['name']}.pem"
         if self._task.check_mode:
             return {"changed": not path.exists(), "path": str(path), "chain": ""}
         before = path.read_bytes() if path.exists() else b""

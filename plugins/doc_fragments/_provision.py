@@ -32,3 +32,12 @@ options:
     type: path
     default: /run/vauban-enrolment/admin.sock
 """
+
+    ATTRIBUTES = r"""
+options: {}
+attributes:
+  action:
+    description:
+      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
+    support: full
+"""

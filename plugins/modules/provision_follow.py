@@ -50,10 +50,6 @@ options:
     type: bool
     default: false
 attributes:
-  action:
-    description:
-      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
-    support: full
   check_mode:
     support: full
     details:
@@ -67,6 +63,7 @@ extends_documentation_fragment:
   - vauban.fleet._provision.hosts
   - vauban.fleet._provision.socket
   - vauban.fleet._attributes
+  - vauban.fleet._provision.attributes
 seealso:
   - name: Installation over the network
     description: docs/provisioning.md

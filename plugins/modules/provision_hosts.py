@@ -45,10 +45,6 @@ options:
     description: Whether hosts that are installed are installed again, once. Unless set the service keeps what it has.
     type: bool
 attributes:
-  action:
-    description:
-      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
-    support: full
   check_mode:
     support: full
     details:
@@ -65,6 +61,7 @@ extends_documentation_fragment:
   - vauban.fleet._provision.hosts
   - vauban.fleet._provision.socket
   - vauban.fleet._attributes
+  - vauban.fleet._provision.attributes
 seealso:
   - name: Installation over the network
     description: docs/provisioning.md

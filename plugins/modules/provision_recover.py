@@ -35,10 +35,6 @@ options:
     description: Which one, of a host that was installed several times. The newest unless set.
     type: str
 attributes:
-  action:
-    description:
-      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
-    support: full
   check_mode:
     support: full
     details:
@@ -50,6 +46,7 @@ attributes:
 extends_documentation_fragment:
   - vauban.fleet._provision.socket
   - vauban.fleet._attributes
+  - vauban.fleet._provision.attributes
 """
 
 EXAMPLES = r"""

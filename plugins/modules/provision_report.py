@@ -21,10 +21,6 @@ options:
     description: File on the controller for the report as JSON.
     type: path
 attributes:
-  action:
-    description:
-      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
-    support: full
   check_mode:
     support: full
     details:
@@ -38,6 +34,7 @@ extends_documentation_fragment:
   - vauban.fleet._provision.hosts
   - vauban.fleet._provision.socket
   - vauban.fleet._attributes
+  - vauban.fleet._provision.attributes
 seealso:
   - name: Installation over the network
     description: docs/provisioning.md

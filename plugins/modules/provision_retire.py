@@ -24,10 +24,6 @@ options:
     type: str
     required: true
 attributes:
-  action:
-    description:
-      - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
-    support: full
   check_mode:
     support: full
   diff_mode:
@@ -37,6 +33,7 @@ attributes:
 extends_documentation_fragment:
   - vauban.fleet._provision.socket
   - vauban.fleet._attributes
+  - vauban.fleet._provision.attributes
 """
 
 EXAMPLES = r"""

@@ -4,17 +4,16 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage
+from ansible_collections.vauban.fleet.plugins.module_utils._lock import locked
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import ANOTHER_OWNER, Sandbox
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 
@@ -39,7 +38,9 @@ class StepAction(ControllerAction):
 
     def _reuse_or_build(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         stage = self.stage(arguments)
-        with _locked(stage):
+        stage.output.parent.mkdir(parents=True, exist_ok=True)
+        # Two runs never make the same output at once.
+        with locked(stage.output.parent):
             reason = stage.why_stale()
             if reason is not None:
                 self.build(arguments, stage)
@@ -121,15 +122,3 @@ def point(link: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(wanted)
     temporary.rename(link)
-
-
-@contextmanager
-def _locked(stage: Stage) -> Iterator[None]:
-    """Two runs never make the same output at once (flock(2) on its directory)."""
-    stage.output.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(stage.output.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

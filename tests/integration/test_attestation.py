@@ -13,21 +13,19 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import hosts
 import pytest
 from booted import Booted, booted
 from certificates import P256, Authority, ec_key
-from cryptography import x509
 from endorsement import Ends
-from enrolment import MANIFEST, Machine
+from enrolment import Machine
 from enrolment_apps import Server, served
 from lab import within
 from playing import play_in_tree
 from sdk import SDK
-from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Judge, Tpm, authorities, machines
+from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, judging_server, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
@@ -89,13 +87,7 @@ def tpms(both: Ends) -> dict[str, Tpm]:
 
 @pytest.fixture
 def server(both: Ends, tpms: dict[str, Tpm], directory: Path, tmp_path: Path) -> Iterator[Server]:
-    trusted = [x509.load_pem_x509_certificate(each) for each in authorities(directory / "ca")]
-    with ExitStack() as stack:
-        made = Server(tmp_path / "enrolment.sqlite", stack, trusted, Judge(both))
-        made.start()
-        content = {"manifest_sha256": MANIFEST, "pcrs": PREDICTED}
-        assert made.admin.put("/admin/v1/releases/server/1.0", json=content).status_code == 200
-        assert made.put_host(ek_sha256=tpms["one"].sha256, ek_certificate=True).json() == {"changed": True}
+    with judging_server(both, tpms["one"].sha256, directory / "ca", tmp_path / "enrolment.sqlite") as made:
         yield made
 
 

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
 from endorsement import Ends
 from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, Machine, age_file, sign
 from enrolment_apps import Server, served
-from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Judge, Tpm, authorities, machines
+from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, judging_server, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
@@ -43,13 +41,7 @@ def tpms(both: Ends) -> dict[str, Tpm]:
 @pytest.fixture
 def server(both: Ends, tpms: dict[str, Tpm], directory: Path, tmp_path: Path) -> Iterator[Server]:
     """It knows one host by its EK, and believes the manufacturer of its TPM."""
-    trusted = [x509.load_pem_x509_certificate(each) for each in authorities(directory / "ca")]
-    with ExitStack() as stack:
-        made = Server(tmp_path / "enrolment.sqlite", stack, trusted, Judge(both))
-        made.start()
-        content = {"manifest_sha256": MANIFEST, "pcrs": PREDICTED}
-        assert made.admin.put("/admin/v1/releases/server/1.0", json=content).status_code == 200
-        assert made.put_host(ek_sha256=tpms["one"].sha256, ek_certificate=True).json() == {"changed": True}
+    with judging_server(both, tpms["one"].sha256, directory / "ca", tmp_path / "enrolment.sqlite") as made:
         yield made
 
 

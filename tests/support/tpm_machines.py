@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from endorsement import Ends, ends
-from enrolment import text
+from enrolment import MANIFEST, text
+from enrolment_apps import Server
 
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Quote
@@ -107,3 +108,19 @@ def machines(sandbox: Sandbox, directory: Path, makers: Mapping[str, str | None]
 def authorities(maker: Path) -> list[bytes]:
     """The authorities of a maker: a root and one below it (PEM)."""
     return [(maker / name).read_bytes() for name in ("swtpm-localca-rootca-cert.pem", "issuercert.pem")]
+
+
+@contextmanager
+def judging_server(both: Ends, host_ek: str, maker: Path, database: Path) -> Iterator[Server]:
+    """The enrolment service, which knows one host by its EK and believes the maker of its TPM.
+
+    :param host_ek: SHA-256 of that EK.
+    """
+    trusted = [x509.load_pem_x509_certificate(each) for each in authorities(maker)]
+    with ExitStack() as stack:
+        made = Server(database, stack, trusted, Judge(both))
+        made.start()
+        content = {"manifest_sha256": MANIFEST, "pcrs": PREDICTED}
+        assert made.admin.put("/admin/v1/releases/server/1.0", json=content).status_code == 200
+        assert made.put_host(ek_sha256=host_ek, ek_certificate=True).json() == {"changed": True}
+        yield made

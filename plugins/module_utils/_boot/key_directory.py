@@ -5,12 +5,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +35,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     ProductKeys,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._lock import locked
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 
 
@@ -77,7 +75,7 @@ def ensure(keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, *, now: dt.
     request.check()
     keys.directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys.directory.mkdir(mode=0o700, exist_ok=True)
-    with _locked(keys.directory):
+    with locked(keys.directory):
         pending = plan(keys, request)
         for file in pending:
             _write(file, keys, request, sandbox, now)
@@ -276,14 +274,3 @@ def _replace(dest: Path, data: bytes) -> None:
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One process at a time completes a key directory (flock(2) on the directory itself)."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -86,7 +86,7 @@ class Provisioning:
         self._wire = Wire(server.url, server.authority)
         self._enrolment = Enrolment(self._wire, say)
         self._wanted: Mapping[str, Any] = {}
-        self._receipt = ""
+        self._receipt = self._place = ""
         self._configuration, self._keys = directory / "configuration.tar.gz", directory / "keys"
 
     def run(self) -> str:
@@ -98,7 +98,8 @@ class Provisioning:
         release.mkdir()
         self._say(f"asking {self._wire.url}")
         product, version = _own_release()
-        manifest = self._fetch_manifest(release, f"/releases/{quote(product)}/{quote(version)}")
+        self._place = f"/releases/{quote(product)}/{quote(version)}"
+        manifest = self._fetch_manifest(release)
         applied = {"product": product, "version": version, "manifest_sha256": _sha256(release / MANIFEST)}
         self._enrolment.present(applied, hardware.describe(disks.list_disks()), self._tpm())
         try:
@@ -192,11 +193,12 @@ class Provisioning:
         self._enrolment.report("failed", 0, line, {})
         return line
 
-    def _fetch_manifest(self, release: Path, path: str) -> Mapping[str, Any]:
+    def _fetch_manifest(self, release: Path) -> Mapping[str, Any]:
         for name in (MANIFEST, SIGNATURE):
-            answer = self._wire.ask("GET", f"{path}/{name}")
+            answer = self._wire.ask("GET", f"{self._place}/{name}")
             if answer.status != 200:
-                raise FleetError(f"the server has no such release ({answer.status})", where=f"{self._wire.url}{path}")
+                where = f"{self._wire.url}{self._place}"
+                raise FleetError(f"the server has no such release ({answer.status})", where=where)
             (release / name).write_bytes(answer.body)
         return verified_manifest(release, self._certificate)
 
@@ -204,10 +206,9 @@ class Provisioning:
         """Fetch what an installation needs, before anything of the disk is touched."""
         size = sum(manifest[part]["size"] for part in PARTS)
         run(["mount", "-o", f"remount,size={size + configuration.LARGEST + _SPARE}", self._directory])
-        path = f"/releases/{quote(manifest['product'])}/{quote(manifest['version'])}"
         for part in PARTS:
             entry = manifest[part]
-            where = f"{path}/{quote(entry['file'])}"
+            where = f"{self._place}/{quote(entry['file'])}"
             self._wire.download(where, release / entry["file"], sha256=entry["sha256"], limit=entry["size"])
 
     def _fetch_configuration(self) -> None:

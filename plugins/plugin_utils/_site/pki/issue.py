@@ -6,10 +6,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._lock import locked
 from ansible_collections.vauban.fleet.plugins.module_utils._site.certificate_request import Given, fault
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import contents, files, state
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.files import ISSUING, ROOT
@@ -48,6 +45,16 @@ class Issuer:
     directory: Path
     signer: Signer
     days: int
+
+    @classmethod
+    def of_site(cls, plan: Plan, site_file: Path, key: Path, passphrase: str | None, days: int) -> Issuer:
+        """That of the site in a file.
+
+        :param key: its private key, encrypted.
+        """
+        directory = (site_file.parent / plan.site.pki.directory).resolve()
+        certificate = files.authority_path(directory, ISSUING)
+        return cls(plan, directory, Signer(certificate, key, passphrase, "site_pki_issuing_passphrase"), days)
 
     def check(self) -> None:
         """Whether it can sign.
@@ -96,7 +103,8 @@ class Issuer:
     def _answer(self, request: str, path: Path, names: tuple[str, ...], *, days: int) -> str:
         """The certificate that is there, unless it ends within so many days or is of another key; else a new one."""
         asked = x509.load_pem_x509_csr(request.encode())
-        with _alone(self.directory):
+        # Two runs beside each other sign one request once.
+        with locked(self.directory):
             self._renew(asked, path, names, days)
         above = [files.authority_path(self.directory, name) for name in (ISSUING, ROOT)]
         return "".join(each.read_text("ascii").strip() + "\n" for each in (path, *above))
@@ -128,17 +136,6 @@ class Issuer:
         builder = builder.add_extension(own, False)
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), False)
         return builder.sign(self._key, hashes.SHA256())
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Two runs beside each other sign one request once (flock(2))."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, content: bytes) -> None:
