@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_interface
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
@@ -138,6 +139,11 @@ class Views:
         plan, part = self._plan, self._plan.site.tunnels[tunnel]
         zones = plan.zones_of.get(name, frozenset())
         routes = self._shared.get(("routes", tunnel), lambda: [str(found) for found in plan.selectors(tunnel)])
+        links = self._links(name, tunnel)
+        if links:
+            # What a link leads to is not reached through the tunnel; and a route that is there is not added once more.
+            linked = {str(ip_interface(address).network) for link in links for address in link["addresses"]}
+            routes = [route for route in routes if route not in linked]
         dns = self._shared.get(("dns", tunnel), lambda: [str(address) for address in part.dns])
         hosts = self._shared.get(("hosts", tunnel, zones), lambda: self._reached(tunnel, zones))
         return {
@@ -150,7 +156,7 @@ class Views:
             "dns": dns,
             "search": self._shared.get(("search",), lambda: [plan.site.domain]),
             "hosts": hosts,
-            "links": self._links(name, tunnel),
+            "links": links,
         }
 
     def _links(self, name: str, tunnel: str) -> list[dict[str, Any]]:

@@ -34,6 +34,26 @@ def test_address_is_that_of_place_and_number(load_site: Load) -> None:
     assert found["north-gw1"]["work"] == ["10.3.1.2", "fd00:3:0:1::2"]
 
 
+def test_gateway_has_no_route_through_the_tunnel_to_a_network_of_its_own_card(load_site: Load) -> None:
+    """The kernel takes no second route to a network; those of other places are behind other gateways."""
+    plan = load_site(edited({}, [])).plan
+    views = Views(plan)
+
+    def tunnel(name: str) -> dict[str, Any]:
+        return next(each for each in views.variables(name)["tunnel"]["tunnel_tunnels"] if each["links"])
+
+    linked = [
+        name for name in plan.gateways if any(t["links"] for t in views.variables(name)["tunnel"]["tunnel_tunnels"])
+    ]
+    assert linked
+    for name in linked:
+        found = tunnel(name)
+        networks = {str(ipaddress.ip_interface(each).network) for link in found["links"] for each in link["addresses"]}
+        routes = {str(network) for network in plan.selectors(found["name"])}
+        assert networks <= routes
+        assert set(found["routes"]) == routes - networks
+
+
 def test_address_given_for_a_host_counts(load_site: Load) -> None:
     assert inner(load_site, {})["north-admin"]["admin"] == ["10.1.1.40"]
 
