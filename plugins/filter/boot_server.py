@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -27,12 +27,19 @@ def boot_server_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise AnsibleFilterError(str(exc)) from exc
 
 
-def boot_server_rules(mode: str, interfaces: list[str] | None = None) -> dict[str, Any]:
+def boot_server_rules(mode: str, interfaces: list[str] | None = None, inner: list[str] | None = None) -> dict[str, Any]:
     """What the packet filter must let through."""
     try:
-        return _boot_server.rules(mode, interfaces or [])
+        return _boot_server.rules(mode, interfaces or [], inner or [])
     except FleetError as exc:
         raise AnsibleFilterError(str(exc)) from exc
+
+
+def boot_server_hosts(
+    hosts: Iterable[Mapping[str, Any]], installers: list[dict[str, Any]], default: str = ""
+) -> list[dict[str, Any]]:
+    """Which hosts of a site boot another installer than the default."""
+    return _boot_server.chosen(hosts, installers, default)
 
 
 class FilterModule:
@@ -40,4 +47,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name and function of each."""
-        return {"boot_server_plan": boot_server_plan, "boot_server_rules": boot_server_rules}
+        return {
+            "boot_server_hosts": boot_server_hosts,
+            "boot_server_plan": boot_server_plan,
+            "boot_server_rules": boot_server_rules,
+        }

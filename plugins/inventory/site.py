@@ -15,8 +15,8 @@ description:
     C(zone_ZONE); a character that a group's name cannot have becomes C(_).
   - A host has the variables C(fleet_site_file), C(fleet_place), C(fleet_product), and C(ansible_host), its address in
     the tunnel of the admin role. With C(provisioning) of the site there are C(fleet_provisioning_url), its server, and
-    C(fleet_bmc), the power controller of a host that has one. All else comes from C(group_vars) and C(host_vars) beside
-    the file, as with any inventory.
+    of a host that is installed over the network C(fleet_macs), and C(fleet_bmc) and C(fleet_bmc_system), its power
+    controller if it has one. All else comes from C(group_vars) and C(host_vars) beside the file, as with any inventory.
 options:
   plugin:
     description: Not needed where C(enable_plugins) of C(ansible.cfg) names this plugin first. Otherwise it lets
@@ -121,8 +121,12 @@ class InventoryModule(BaseInventoryPlugin):
             if plan.site.provisioning is not None:
                 inventory.set_variable(name, "fleet_provisioning_url", plan.site.provisioning.server)
             machine = member.host.machine
+            if machine is not None:
+                known = [*machine.macs, *(part.mac for part in member.host.interfaces.values() if part.mac is not None)]
+                inventory.set_variable(name, "fleet_macs", list(dict.fromkeys(known)))
             if machine is not None and machine.bmc is not None:
                 inventory.set_variable(name, "fleet_bmc", machine.bmc.address)
+                inventory.set_variable(name, "fleet_bmc_system", machine.bmc.system or "")
             if via is not None and name in reached:
                 inventory.set_variable(name, "ansible_host", str(plan.inner(name, via)[0]))
         for zone, resolved in plan.zones.items():

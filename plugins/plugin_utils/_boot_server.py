@@ -103,10 +103,11 @@ def plan(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"dhcp": list(_lines(settings)), "held": sorted(set(held))}
 
 
-def rules(mode: str, interfaces: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+def rules(mode: str, interfaces: Sequence[str] = (), inner: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """What role firewall must let through, for O(firewall_rulesets[].input) and C(output).
 
     :param interfaces: those that machines come by; empty stands for all.
+    :param inner: those by which installed machines come, through a gateway.
     """
     if mode not in ("dhcp", "proxy", "none"):
         raise FleetError(f"no such mode: {mode!r}", where="boot_server_mode", remedy="choose dhcp, proxy or none")
@@ -120,6 +121,25 @@ def rules(mode: str, interfaces: Sequence[str] = ()) -> dict[str, list[dict[str,
             found["output"].append({**answer, "source_ports": ["67"], "user": _DHCP_USER})
         found["input"].append(_rule("TFTP", "udp", ["69"], interface=place))
         found["input"].append(_rule("installers and releases", "tcp", ["80", "443"], interface=place))
+    found["input"] += [_rule("installed machines", "tcp", ["443"], interface=place) for place in inner]
+    return found
+
+
+def chosen(
+    hosts: Iterable[Mapping[str, Any]], installers: Sequence[Mapping[str, Any]], default: str
+) -> list[dict[str, Any]]:
+    """Hosts of a site that boot another installer than the default: that of their product, if there is one.
+
+    :param hosts: variables of hosts, as the inventory of a site has them.
+    :param installers: as V(boot_server_installers).
+    """
+    by_product = {each.get("product"): each["name"] for each in reversed(installers)}
+    found = []
+    for host in hosts:
+        installer = by_product.get(host.get("fleet_product"), default)
+        macs = host.get("fleet_macs")
+        if macs and installer != default:
+            found.append({"name": host["inventory_hostname"], "macs": list(macs), "installer": installer})
     return found
 
 

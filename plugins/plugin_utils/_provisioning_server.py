@@ -109,5 +109,5 @@ def _updates(directory: Any) -> dict[str, bytes]:
     try:
         return {name: (Path(str(directory)) / f"{name}.auth").read_bytes() for name in ("db", "KEK", "PK")}
     except OSError as exc:
-        remedy = "name a key directory of a product, with db.auth, KEK.auth and PK.auth"
+        remedy = "playbook pki makes them; or name another key directory, with db.auth, KEK.auth and PK.auth"
         raise FleetError(str(exc), where=f"{VARIABLE}: secure_boot_keys", remedy=remedy) from None

@@ -15,12 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import power
 import pytest
 import redfish
 from certificates import DAY, NOW
 from cryptography import x509
 from enrolment import Tpm
-from provisioned import PASSPHRASE, SITE, Site
+from provisioned import PASSPHRASE, SITE, InstalledMachine, Site
 from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
@@ -228,6 +229,44 @@ def test_machines_with_power_controllers_start_by_themselves(site: Site, tmp_pat
     assert "Switch on, with the network as boot source: two" in done.stdout
     assert redfish.PASSWORD not in site.printed
     assert PASSPHRASE not in site.printed
+
+
+class Started:
+    """A machine that enrols when it is started from the network."""
+
+    def __init__(self, machine: InstalledMachine) -> None:
+        self._machine, self.on = machine, False
+
+    def start(self, *, network: bool) -> None:
+        self.on = True
+        if network:
+            self._machine.start()
+
+    def stop(self) -> None:
+        self.on = False
+
+
+def test_several_machines_behind_one_power_controller(site: Site, tmp_path: Path) -> None:
+    """By a Redfish service that is not ours. A host that does not say which system it is starts none."""
+    machines = {name: site.machine(name) for name in ("one", "two")}
+    rack = {f"bay-{name}": Started(machine) for name, machine in machines.items()}
+    with power.controller(rack, tmp_path) as controller:
+        changed: dict[str, Any] = copy.deepcopy(SITE)
+        for name in machines:
+            changed["hosts"][name]["machine"]["bmc"] = {"address": controller.url, "system": f"bay-{name}"}
+        changed["hosts"]["three"]["machine"]["bmc"] = {"address": controller.url}
+        site.write(changed)
+        secrets = {"provision_bmc_user": redfish.USER, "provision_bmc_password": redfish.PASSWORD}
+        (tmp_path / "secrets.json").write_text(json.dumps(secrets))
+        words = ["-e", f"@{tmp_path}/secrets.json", "-e", f"provision_bmc_authority={controller.authority}"]
+        done = site.play("provision", "--limit", "one,two,three", "-e", "provision_patience=8", *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    for machine in machines.values():
+        machine.done()
+    hosts = site.report()["hosts"]
+    assert [hosts[name]["state"] for name in ("one", "two", "three")] == ["installed", "installed", "waiting"]
+    assert "2 systems fit" in hosts["three"]["problem"]
+    assert "/redfish/v1/Systems/bay-one" in hosts["three"]["problem"]
 
 
 @pytest.fixture

@@ -58,13 +58,19 @@ class Controller:
         return 404, {}
 
 
+def certify(directory: Path) -> tuple[Path, Path]:
+    """Certificate, which is its own authority, and key of a controller on the loopback interface."""
+    certificate, key = directory / "bmc.pem", directory / "bmc.key"
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "2"]
+    words += ["-subj", "/CN=controller", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key
+
+
 @contextmanager
 def serve(controller: Controller, directory: Path) -> Iterator[Path]:
     """Serve it by HTTPS; the authority of its certificate is yielded."""
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "2"]
-    words += ["-subj", "/CN=controller", "-addext", "subjectAltName=IP:127.0.0.1"]
-    words += ["-keyout", str(directory / "bmc.key"), "-out", str(directory / "bmc.pem")]
-    subprocess.run(words, check=True, capture_output=True)
+    certificate, key = certify(directory)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -88,13 +94,13 @@ def serve(controller: Controller, directory: Path) -> Iterator[Path]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "bmc.pem", directory / "bmc.key")
+    context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     controller.url = f"https://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield directory / "bmc.pem"
+        yield certificate
     finally:
         server.shutdown()
         server.server_close()

@@ -359,6 +359,11 @@ class Bmc(Part):
 
     address: HttpsAddress
     """Where its Redfish service answers."""
+    system: Annotated[str, _text("[A-Za-z0-9._-]+", 255, "system", "write the last part of its @odata.id")] | None = (
+        None
+    )
+    """Which of the controller's systems it is: its ``Id``, the last part of its ``@odata.id``. Unless set there has to
+    be a single one."""
 
 
 class Machine(Part):

@@ -53,7 +53,7 @@ def machines(plan: Plan) -> Iterator[Problem]:
             ("serial", [machine.serial] if machine.serial else []),
             ("ek_sha256", [machine.ek_sha256] if machine.ek_sha256 else []),
             ("macs", machine.macs),
-            ("bmc", [machine.bmc.address] if machine.bmc else []),
+            ("bmc", ["/".join(filter(None, (machine.bmc.address, machine.bmc.system)))] if machine.bmc else []),
         ):
             for value in values:
                 yield from _unique(member, path, key, value, seen)

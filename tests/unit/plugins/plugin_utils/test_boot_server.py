@@ -159,8 +159,24 @@ def test_packet_filter_lets_in_what_the_mode_needs(mode: str, ports: list[list[s
     assert [rule["ports"] for rule in rules["input"]] == [*ports, ["69"], ["80", "443"]]
     assert {rule["interface"] for rule in rules["input"]} == {"lan"}
     assert len(rules["output"]) == len(ports)
+    behind = _boot_server.rules(mode, ["lan"], ["inner"])["input"][-1]
+    assert (behind["interface"], behind["ports"]) == ("inner", ["443"])
 
 
 def test_packet_filter_of_no_such_mode() -> None:
     with pytest.raises(FleetError, match="boot_server_mode"):
         _boot_server.rules("both")
+
+
+def test_hosts_boot_the_installer_of_their_product() -> None:
+    def host(name: str, product: str, *macs: str) -> dict[str, Any]:
+        return {"inventory_hostname": name, "fleet_product": product, **({"fleet_macs": list(macs)} if macs else {})}
+
+    hosts = [
+        host("files", "server", "m1"),
+        host("gw", "gateway", "m2"),
+        host("desk", "other", "m3"),
+        host("x", "server"),
+    ]
+    installers = [{"name": "edge", "product": "gateway"}, {"name": "files", "product": "server"}, {"name": "raw"}]
+    assert _boot_server.chosen(hosts, installers, "edge") == [{"name": "files", "macs": ["m1"], "installer": "files"}]
