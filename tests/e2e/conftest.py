@@ -24,7 +24,8 @@ import pytest
 from disks import cut_out, partitions, volumes
 from machines import BOOT_TIMEOUT, Boot, NewMachine, Relink, copy_with_raw_disk, reach, read_manifest
 from playing import ansible_playbook
-from provisioning_server import ADDRESS, ProvisioningServer, load_authority, provisioning_server
+from provisioned_site import SERVER_MAC
+from provisioning_server import ADDRESS, INNER_ADDRESS, ProvisioningServer, load_authority, provisioning_server
 from sdk import SDK
 from shell import PROMPT, Shell
 
@@ -72,36 +73,56 @@ def authority() -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
-def networked_release(authority: Path) -> Path:
+def _networked(product: str, authority: Path) -> Path:
     """A release whose installer knows a provisioning server. Made here, unless it is there already."""
     version = "0.1.0-networked"
-    addresses = [ADDRESS]
     enrolment = {
         "url": "https://provision.example.org",
         "authority": str(authority / "authority.pem"),
-        "secure_boot_keys": str(KEYS / "gateway"),
+        "addresses": [ADDRESS, INNER_ADDRESS],
+        "secure_boot_keys": str(KEYS / product),
     }
-    variables = {"product_version": version, "product_enrolment": {**enrolment, "addresses": addresses}}
-    words = ["playbooks/build.yml", "-i", "inventories/reference", "--limit", "gateway", "--skip-tags", "disk_image"]
-    done = ansible_playbook(ROOT, *words, "-e", json.dumps(variables))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return ROOT / "build/gateway" / version
+    variables = {"product_version": version, "product_enrolment": enrolment}
+    words = ["-i", "inventories/reference", "--limit", product, "-e", json.dumps(variables)]
+    for playbook in (["playbooks/pki.yml"], ["playbooks/build.yml", "--skip-tags", "disk_image"]):
+        done = ansible_playbook(ROOT, *playbook, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return ROOT / "build" / product / version
+
+
+@pytest.fixture(scope="session")
+def networked_release(authority: Path) -> Path:
+    """Of product gateway."""
+    return _networked("gateway", authority)
+
+
+@pytest.fixture(scope="session")
+def networked_server_release(authority: Path) -> Path:
+    """Of product server."""
+    return _networked("server", authority)
 
 
 @pytest.fixture(scope="session")
 def server(
     networked_release: Path, authority: Path, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ProvisioningServer]:
-    """A provisioning server that offers this release, by HTTP and by TFTP."""
+    """A provisioning server that offers the release of the gateway, by HTTP and by TFTP.
+
+    It knows that of product server by name, for the machine with ``SERVER_MAC``, and does not have it.
+    """
     manifest = read_manifest(networked_release)
     installer = networked_release / manifest["installer"]["file"]
-    installers = [{"name": "gateway", "pxe": "installer.efi", **{key: manifest[key] for key in ("product", "version")}}]
+    release = {key: manifest[key] for key in ("product", "version")}
+    installers = [
+        {"name": "gateway", "pxe": "installer.efi", **release},
+        {"name": "server", **release, "product": "server"},
+    ]
     with provisioning_server(
         tmp_path_factory.mktemp("provisioning") / "server",
         sandbox=sandbox,
         installers=installers,
         authority=authority,
+        boot_server_hosts=[{"name": "server", "macs": [SERVER_MAC], "installer": "server"}],
     ) as started:
         started.publish(networked_release)
         shutil.copyfile(installer, started.machine.root / "srv/vauban/tftp/installer.efi")

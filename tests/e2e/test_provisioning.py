@@ -1,15 +1,17 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A bare machine is switched on and becomes a host of a site: network boot, enrolment, installation, first boot.
+"""Bare machines are switched on and become hosts of a site: network boot, enrolment, installation, first boot.
 
-The server is a provisioning server as its roles make it, on the machine's Ethernet segment; the controller plays what
-an administrator plays. Nobody touches the machine.
+The server is a provisioning server as its roles make it, on the machines' Ethernet segment; the controller plays what
+an administrator plays. Nobody touches the machines. Once installed they reach the server through the tunnel only.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,58 +19,92 @@ import pytest
 from bare import FAILED, Bare, bare_machine, state
 from disks import cut_out, volumes
 from machines import BOOT_TIMEOUT, Boot
-from provisioned_site import HOST, Site
+from provisioned_site import (
+    GATEWAY,
+    GATEWAY_INNER_MAC,
+    GATEWAY_MAC,
+    INNER_GATEWAY,
+    POOL,
+    SERVER,
+    SERVER_MAC,
+    TUNNEL_ADDRESS,
+    Site,
+)
 from provisioning_server import ProvisioningServer
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import SegmentNic
 
-MAC = "52:54:00:00:00:03"
+Machines = Mapping[str, Bare]
 
 
 @pytest.fixture(scope="module")
 def bare(
     sandbox: Sandbox, keys: ProductKeys, server: ProvisioningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Bare:
-    return bare_machine(sandbox, keys, tmp_path_factory.mktemp("bare"), server.segment, MAC)
+) -> Machines:
+    """A gateway, and a server that it leads to the network behind it."""
+    inner = SegmentNic(*server.inner, mac=GATEWAY_INNER_MAC)
+    gateway, other = tmp_path_factory.mktemp("gateway"), tmp_path_factory.mktemp("server")
+    of_server = ProductKeys(keys.directory.parent / "server")
+    return {
+        GATEWAY: bare_machine(sandbox, keys, gateway, server.segment, GATEWAY_MAC, others=[inner]),
+        SERVER: bare_machine(sandbox, of_server, other, server.segment, SERVER_MAC),
+    }
 
 
 @pytest.fixture(scope="module")
 def site(
-    server: ProvisioningServer, bare: Bare, networked_release: Path, tmp_path_factory: pytest.TempPathFactory
+    server: ProvisioningServer,
+    bare: Machines,
+    networked_release: Path,
+    networked_server_release: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Site:
-    """It knows the machine by its TPM, and has its own authorities."""
-    machine = {"class": "software_tpm", "ek_sha256": bare.ek_sha256}
-    made = Site(tmp_path_factory.mktemp("site"), server, networked_release, machine)
+    """It knows the machines by their TPMs, and has its own authorities."""
+    machines = {name: {"class": "software_tpm", "ek_sha256": each.ek_sha256} for name, each in bare.items()}
+    releases = [networked_release, networked_server_release]
+    server.publish(networked_server_release)
+    server.machine("ip", "route", "add", POOL, "via", INNER_GATEWAY, "dev", "inner")
+    made = Site(tmp_path_factory.mktemp("site"), server, releases, machines)
     made.play("site_pki", "-e", "site_pki_verb=create")
     return made
 
 
-def test_bare_machine_becomes_a_host(server: ProvisioningServer, site: Site, bare: Bare, boot: Boot) -> None:
+def test_bare_machines_become_hosts(server: ProvisioningServer, site: Site, bare: Machines, boot: Boot) -> None:
     with site.playing("provision") as provisioning:
-        provisioning.wait_for("Switch on, with the network as boot source: paris-gw1", within=180)
-        with boot(bare.spec) as machine:
-            machine.serial.wait_for(f"INSTALLED {HOST}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
-            machine.wait_exit(BOOT_TIMEOUT)
-        assert state(server, HOST)[0] == "written"
+        provisioning.wait_for("Switch on, with the network as boot source:", within=180)
+        with ExitStack() as stack:
+            running = {name: stack.enter_context(boot(each.spec)) for name, each in bare.items()}
+            for name, machine in running.items():
+                machine.serial.wait_for(f"INSTALLED {name}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
+            for machine in running.values():
+                machine.wait_exit(BOOT_TIMEOUT)
+        assert {name: state(server, name)[0] for name in bare} == dict.fromkeys(bare, "written")
         # Switched on again, firmware finds what the installer entered, and tries the network no more.
-        (nic,) = bare.spec.nics
-        with boot(replace(bare.spec, nics=(replace(nic, bootindex=None),))):
+        with ExitStack() as stack:
+            for each in bare.values():
+                nics = tuple(replace(nic, bootindex=None) for nic in each.spec.nics)
+                stack.enter_context(boot(replace(each.spec, nics=nics)))
             provisioning.end(within=BOOT_TIMEOUT)
-    assert state(server, HOST)[0] == "installed"
+    assert {name: state(server, name)[0] for name in bare} == dict.fromkeys(bare, "installed")
     reported = json.loads(site.report.read_text())["hosts"]
-    assert {name: host["state"] for name, host in reported.items()} == {HOST: "installed"}
+    assert {name: host["state"] for name, host in reported.items()} == dict.fromkeys(bare, "installed")
+    # The server spoke from its address in the tunnel, which the network outside does not know.
+    records = server.admin.get("/admin/v1/audit").json()["records"]
+    said = [record["actor"] for record in records if record["host"] == SERVER and record["actor"].startswith("machine")]
+    assert said[-1] == f"machine {TUNNEL_ADDRESS}", records
 
 
 def test_officer_opens_the_disk_and_nobody_else_could(
-    server: ProvisioningServer, site: Site, bare: Bare, keys: ProductKeys, sandbox: Sandbox, tmp_path: Path
+    server: ProvisioningServer, site: Site, bare: Machines, keys: ProductKeys, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     recovered = tmp_path / "recovery_key"
-    options = {"recover": HOST, "identity": str(keys.private("escrow")), "provision_recover_path": str(recovered)}
+    options = {"recover": GATEWAY, "identity": str(keys.private("escrow")), "provision_recover_path": str(recovered)}
     site.play("recover", "-e", json.dumps(options))
     key = recovered.read_bytes().strip()
-    disk, volume = bare.spec.disks[0].path, tmp_path / "state.luks"
+    disk, volume = bare[GATEWAY].spec.disks[0].path, tmp_path / "state.luks"
     cut_out(disk, volumes(disk)["state"], volume)
     opens = ["cryptsetup", "open", "--test-passphrase", "--key-file", "-", "/run/volume"]
     binds = [Bind(volume, "/run/volume")]
@@ -81,12 +117,16 @@ def test_officer_opens_the_disk_and_nobody_else_could(
     assert key.decode() not in server.journal() + site.printed()
 
 
-def test_installed_machine_is_not_installed_again_unasked(server: ProvisioningServer, bare: Bare, boot: Boot) -> None:
+def test_installed_machine_is_not_installed_again_unasked(
+    server: ProvisioningServer, bare: Machines, boot: Boot
+) -> None:
     """It boots the installer, by mistake or by somebody's will."""
-    before = bare.spec.disks[0].path.stat().st_mtime_ns
-    with boot(bare.spec) as machine:
+    spec = bare[GATEWAY].spec
+    disk = spec.disks[0].path
+    before = disk.stat().st_mtime_ns
+    with boot(spec) as machine:
         machine.serial.wait_for("the enrolment service refuses this machine", timeout=BOOT_TIMEOUT)
-    assert bare.spec.disks[0].path.stat().st_mtime_ns == before
+    assert disk.stat().st_mtime_ns == before
     reason = server.admin.get("/admin/v1/audit").json()["records"][-1]["detail"]["reason"]
-    assert reason == f"{HOST} is installed, and reinstall is not set"
-    assert state(server, HOST)[0] == "installed"
+    assert reason == f"{GATEWAY} is installed, and reinstall is not set"
+    assert state(server, GATEWAY)[0] == "installed"

@@ -50,6 +50,7 @@ def bare_machine(
     secure_boot: bool = True,
     setup_mode: bool = False,
     pxe: bool = False,
+    others: Sequence[SegmentNic] = (),
 ) -> Bare:
     """Make one.
 
@@ -57,6 +58,7 @@ def bare_machine(
     :param disks: their sizes, bytes. They have the serial numbers ``system``, ``system1`` and so on.
     :param setup_mode: its firmware has no keys, and takes them from anybody.
     :param pxe: boot by PXE, and not by HTTP.
+    :param others: its other network cards, which it does not boot from.
     """
     ek_sha256 = _new_tpm(sandbox, directory) if tpm else None
     variables = directory / installed.VARIABLES
@@ -70,7 +72,7 @@ def bare_machine(
         made.append(Disk(path, serial=f"system{number or ''}"))
     nic = SegmentNic(*segment, mac=mac, bootindex=0)
     boot = UefiBoot(variables, pxe=pxe)
-    return Bare(MachineSpec("bare", directory, boot, disks=tuple(made), nics=(nic,), tpm=tpm), ek_sha256)
+    return Bare(MachineSpec("bare", directory, boot, disks=tuple(made), nics=(nic, *others), tpm=tpm), ek_sha256)
 
 
 def _new_tpm(sandbox: Sandbox, directory: Path) -> str:

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A site of one gateway, as its administrator has it on the controller, with a provisioning server that runs."""
+"""A site of a gateway and a server, as its administrator has it on the controller, with its provisioning server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,28 @@ from typing import Any
 
 import yaml
 from playing import COLLECTIONS
-from provisioning_server import ADDRESS, NETWORK, ProvisioningServer
+from provisioning_server import INNER_NETWORK, NETWORK, ProvisioningServer
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST = "paris-gw1"
+GATEWAY, SERVER = "paris-gw1", "paris-files1"
+GATEWAY_MAC, GATEWAY_INNER_MAC, SERVER_MAC = "52:54:00:00:00:03", "52:54:00:00:01:03", "52:54:00:00:00:14"
+# What follows from the model below: the server's address in the tunnel, the gateway's behind it.
+POOL, TUNNEL_ADDRESS, INNER_GATEWAY = "10.67.0.0/16", "10.67.1.20", "10.80.1.3"
 _PASSPHRASES = {f"site_pki_{name}_passphrase": f"passphrase of the {name}" for name in ("root", "issuing", "host")}
 
 
-def model(url: str, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """The site file.
+def model(url: str, machines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The site file. Installed machines reach the provisioning server through the tunnel only.
 
-    :param machine: how the gateway's machine is known.
+    :param machines: how each host's machine is known.
     """
+
+    def host(product: str, number: int, **macs: str) -> dict[str, Any]:
+        name = {"gateway": GATEWAY, "server": SERVER}[product]
+        interfaces = {interface: {"mac": mac} for interface, mac in macs.items()}
+        common = {"product": product, "place": "paris", "number": number, "interfaces": interfaces}
+        return {**common, "machine": dict(machines[name])}
+
     return {
         "site": "small",
         "domain": "example.org",
@@ -40,22 +50,22 @@ def model(url: str, machine: Mapping[str, Any]) -> dict[str, Any]:
         "places": {
             "paris": {
                 "number": 1,
-                "networks": {"outer": {"ipv4": NETWORK["network"]}},
-                "gateways": {"hosts": [HOST]},
+                "networks": {
+                    "outer": {"ipv4": NETWORK["network"]},
+                    "inner": {"ipv4": INNER_NETWORK, "tunnel": "update"},
+                },
+                "gateways": {"hosts": [GATEWAY]},
             }
         },
-        "tunnels": {"admin": {"if_id": 1, "pool": {"ipv4": "10.65.0.0/16"}, "peers": ["gateways"]}},
-        "zones": {"gateways": {"products": ["gateway"]}, "provisioning": {"addresses": [f"{ADDRESS}/32"]}},
+        "tunnels": {
+            "update": {"if_id": 3, "pool": {"ipv4": POOL}, "peers": ["machines"], "members": ["attestation.service"]}
+        },
+        "zones": {"machines": {"products": ["gateway", "server"]}, "provisioning": {"networks": ["paris/inner"]}},
         "services": {"provisioning": {"tcp": [443], "user": "attestation"}},
-        "policy": [{"from": ["gateways"], "to": ["provisioning"], "services": ["provisioning"], "via": "outer"}],
+        "policy": [{"from": ["machines"], "to": ["provisioning"], "services": ["provisioning"], "via": "update"}],
         "hosts": {
-            HOST: {
-                "product": "gateway",
-                "place": "paris",
-                "number": 3,
-                "interfaces": {"outer": {"mac": "52:54:00:00:00:03"}},
-                "machine": dict(machine),
-            }
+            GATEWAY: host("gateway", 3, outer=GATEWAY_MAC, inner=GATEWAY_INNER_MAC),
+            SERVER: host("server", 20, outer=SERVER_MAC),
         },
     }
 
@@ -64,19 +74,26 @@ class Site:
     """The controller's side.
 
     :param directory: for the inventory and for all that playbooks write.
+    :param machines: how each host's machine is known.
     """
 
-    def __init__(self, directory: Path, server: ProvisioningServer, release: Path, machine: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server: ProvisioningServer,
+        releases: Sequence[Path],
+        machines: Mapping[str, Mapping[str, Any]],
+    ) -> None:
         self.directory, self.report = directory, directory / "report.json"
         self._inventory = directory / "inventory"
         self._inventory.mkdir(parents=True)
-        site = model(server.url, machine)
+        site = model(server.url, machines)
         (self._inventory / "small.site.yml").write_text(yaml.safe_dump(site, sort_keys=False))
         boot = {
             "ansible_connection": "entered",
             "ansible_host": str(server.machine.pid),
             "ansible_python_interpreter": "/usr/bin/python3",
-            "boot_server_releases": [str(release)],
+            "boot_server_releases": [str(release) for release in releases],
         }
         variables = {
             "fleet_build_dir": str(ROOT / "build"),

@@ -32,6 +32,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import se
 
 ADDRESS = "10.9.0.1"
 NETWORK = {"network": "10.9.0.0/24", "first": "10.9.0.100", "last": "10.9.0.250"}
+# Where installed machines reach it: behind the gateway.
+INNER_ADDRESS, INNER_NETWORK = "10.80.1.1", "10.80.1.0/24"
 UNITS = ("boot-dhcp.service", "nginx.service", "vauban-enrolment-machines.service", "vauban-enrolment-admin.service")
 _CERTIFICATE = "/var/lib/vauban/https/certificate.pem"
 _KEY = "/var/lib/vauban/https/key.pem"
@@ -45,6 +47,7 @@ class ProvisioningServer:
     :param address: of its interface ``lan``.
     :param authority: certificate of the authority that machines have to believe (PEM).
     :param segment: multicast group and port of its interface, for ``SegmentNic``.
+    :param inner: those of its interface behind the gateway, ``inner``.
     :param admin: a client on the socket of admins, with paths from the root: ``/admin/v1/...``.
     """
 
@@ -53,6 +56,7 @@ class ProvisioningServer:
     address: str
     authority: Path
     segment: tuple[str, int]
+    inner: tuple[str, int]
     admin: httpx.Client
 
     def publish(self, release: Path) -> None:
@@ -110,17 +114,24 @@ def provisioning_server(
     roles = [f"vauban.fleet.{role}" for role in ("boot_server", "enrolment", "confinement")]
     done = play_in_tree(directory, sandbox.sdk, tree, {"roles": roles}, layer=directory / "layer", **settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    group, port = segment_address(hashlib.sha256(str(directory.resolve()).encode()).hexdigest())
+    segment, inner = (_segment(directory.resolve() / name) for name in ("lan", "inner"))
     with ExitStack() as stack:
         machine = stack.enter_context(booted("provision", (directory / "layer/upper", tree), directory / "machine"))
-        stack.enter_context(relay(Path(f"/proc/{machine.pid}/ns/net"), "lan", group, port))
+        namespace = Path(f"/proc/{machine.pid}/ns/net")
+        stack.enter_context(relay(namespace, "lan", *segment))
+        stack.enter_context(relay(namespace, "inner", *inner))
         machine("ip", "address", "add", f"{ADDRESS}/{prefix}", "dev", "lan")
+        machine("ip", "address", "add", f"{INNER_ADDRESS}/{INNER_NETWORK.partition('/')[2]}", "dev", "inner")
         certify(machine, site, name)
         machine("systemctl", "start", *UNITS)
         transport = httpx.HTTPTransport(uds=str(machine.root / "run/vauban-enrolment/admin.sock"))
         admin = stack.enter_context(httpx.Client(transport=transport, base_url="http://enrolment", timeout=60))
         pem_file = (authority or directory) / "authority.pem"
-        yield ProvisioningServer(machine, f"https://{name}", ADDRESS, pem_file, (group, port), admin)
+        yield ProvisioningServer(machine, f"https://{name}", ADDRESS, pem_file, segment, inner, admin)
+
+
+def _segment(path: Path) -> tuple[str, int]:
+    return segment_address(hashlib.sha256(str(path).encode()).hexdigest())
 
 
 def load_authority(directory: Path) -> Authority:
