@@ -22,7 +22,8 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import (
     model_validator,
 )
 
-DIRECTORY = _data.FILES / "confinement"
+_KIND = "confinement"
+DIRECTORY = _data.FILES / _KIND
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -199,16 +200,22 @@ def dropins(units: Iterable[Mapping[str, Any]], directories: Sequence[str | Path
 
     :raises FleetError: a unit or profile is wrong; names the unit and the directive.
     """
-    made = []
-    for number, data in enumerate(units):
-        where = f"confinement_units[{number}]"
-        unit = _checked(Unit, dict(data), where)
-        where = f"{where} ({unit.name})"
-        made.append(_dropin(unit.name, unit.profile, unit, tuple(map(Path, directories)), where))
+    made = [dropin(data, directories, where=f"confinement_units[{number}]") for number, data in enumerate(units)]
     names = [each.name for each in made]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FleetError(f"{', '.join(twice)}: named twice", where="confinement_units")
     return made
+
+
+def dropin(data: Mapping[str, Any], directories: Sequence[str | Path] = (), *, where: str | None = None) -> Dropin:
+    """The drop-in of a unit that a site confines.
+
+    :param directories: with profiles, looked up before those of the collection.
+    :param where: what names the unit. An error in a profile has the path of its file instead.
+    :raises FleetError: the unit or a profile is wrong; names the directive.
+    """
+    unit = _checked(Unit, data, where)
+    return _dropin(unit.name, unit.profile, unit, tuple(map(Path, directories)), where and f"{where} ({unit.name})")
 
 
 def image_dropins(directories: Sequence[str | Path] = ()) -> list[Dropin]:
@@ -235,6 +242,14 @@ def limits(directories: Sequence[str | Path] = ()) -> dict[str, float]:
     return {**gated, **{each.name: each.threshold for each in image_dropins(directories)}}
 
 
+def check(path: Path) -> None:
+    """Read a profile, which nobody may use yet.
+
+    :raises FleetError: it is wrong; names file and directive.
+    """
+    _read(path)
+
+
 def known_units() -> frozenset[str]:
     """The units that profiles of the collection name, whatever they say about them."""
     profiles = [_read(path) for path in DIRECTORY.glob("*.yml")]
@@ -257,13 +272,13 @@ def _instance(unit: str) -> str:
     return unit.replace("@.", "@instance.")
 
 
-def _dropin(name: str, profile: str, difference: Difference, places: tuple[Path, ...], where: str) -> Dropin:
+def _dropin(name: str, profile: str, difference: Difference, places: tuple[Path, ...], where: str | None) -> Dropin:
     settings, threshold = _resolved(profile, places, where)
     merged = _settings({**settings, **difference.settings}, where)
     return Dropin(name, profile, tuple(merged.lines()), difference.threshold or threshold)
 
 
-def _resolved(name: str, places: tuple[Path, ...], where: str) -> tuple[dict[str, Any], float]:
+def _resolved(name: str, places: tuple[Path, ...], where: str | None) -> tuple[dict[str, Any], float]:
     """The directives of a profile with those that it extends, and its threshold."""
     settings: dict[str, Any] = {}
     threshold: float | None = None
@@ -273,25 +288,16 @@ def _resolved(name: str, places: tuple[Path, ...], where: str) -> tuple[dict[str
         if following in seen:
             raise FleetError(f"extends itself: {' -> '.join([*seen, following])}", where=where)
         seen.append(following)
-        path = _find(following, places, where)
+        path = _data.find(following, places, _KIND, where=where)
         profile = _read(path)
         if profile.extends is not None and (missing := profile.settings.keys() - profile.reasons.keys()):
             raise FleetError(f"none for {', '.join(sorted(missing))}", where=f"{path}: reasons")
         settings = {**profile.settings, **settings}
         threshold = profile.threshold if threshold is None else threshold
-        following = profile.extends
+        following, where = profile.extends, f"{path}: extends"
     if threshold is None:
         raise AssertionError("every profile has a threshold")
     return settings, threshold
-
-
-def _find(name: str, places: tuple[Path, ...], where: str) -> Path:
-    searched = dict.fromkeys((*places, DIRECTORY))
-    for place in searched:
-        if (place / f"{name}.yml").is_file():
-            return place / f"{name}.yml"
-    known = sorted({path.stem for place in searched for path in place.glob("*.yml")})
-    raise FleetError(f"no profile {name}", where=where, remedy=f"choose from {', '.join(known)}, or add a file")
 
 
 @cache
@@ -301,11 +307,11 @@ def _read(path: Path) -> Profile:
     return profile
 
 
-def _settings(data: Mapping[str, Any], where: str) -> Settings:
+def _settings(data: Mapping[str, Any], where: str | None) -> Settings:
     return _checked(Settings, data, where)
 
 
-def _checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
+def _checked(model: type[Model], data: Mapping[str, Any], where: str | None) -> Model:
     try:
         return model.model_validate(dict(data))
     except ValidationError as exc:

@@ -25,7 +25,9 @@ def read(path: Path) -> dict[str, Any]:
         data = yaml.load(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise FleetError("the file does not exist", where=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except OSError as exc:
+        raise FleetError(f"cannot be read: {exc.strerror}", where=str(path)) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # not UTF-8, a date of month 13, a thousand brackets
         raise FleetError(f"not YAML: {exc}", where=str(path)) from exc
     if not isinstance(data, dict):
         raise FleetError("the top level must be a mapping", where=str(path))
@@ -45,7 +47,7 @@ def package_set(name: str, directories: Iterable[str]) -> list[str]:
 
     :raises FleetError: no such set, or it lists no packages.
     """
-    path = _find(name, directories, "package_sets", key="product_package_sets")
+    path = find(name, directories, "package_sets", where="product_package_sets")
     packages = read(path).get("packages")
     if not isinstance(packages, list) or not all(isinstance(package, str) for package in packages):
         raise FleetError("must be a list of package names", where=f"{path}: packages")
@@ -59,7 +61,7 @@ def hardware(names: Iterable[str], directories: Iterable[str]) -> list[Mapping[s
     """
     profiles: list[Mapping[str, Any]] = []
     for name in dict.fromkeys(["common", *names]):
-        path = _find(name, directories, "hardware", key="product_hardware_profiles")
+        path = find(name, directories, "hardware", where="product_hardware_profiles")
         profile = read(path)
         for key in ("modules", "firmware", "kernel_arguments"):
             if not isinstance(profile.get(key), list):
@@ -68,14 +70,20 @@ def hardware(names: Iterable[str], directories: Iterable[str]) -> list[Mapping[s
     return profiles
 
 
-def _find(name: str, directories: Iterable[str], kind: str, *, key: str) -> Path:
-    searched = [*map(Path, directories), FILES / kind]
+def find(name: str, directories: Iterable[str | Path], kind: str, *, where: str | None) -> Path:
+    """The data file of this name; directories of the user come before ours.
+
+    :param kind: directory below :data:`FILES` that is searched last.
+    :param where: what names the file.
+    :raises FleetError: there is none; says where it was looked for, and which there are.
+    """
+    searched = dict.fromkeys([*map(Path, directories), FILES / kind])
     for directory in searched:
         if (directory / f"{name}.yml").is_file():
             return directory / f"{name}.yml"
     known = sorted({path.stem for directory in searched for path in directory.glob("*.yml")})
     raise FleetError(
         f"no file {name}.yml in {', '.join(str(directory) for directory in searched)}",
-        where=key,
+        where=where,
         remedy=f"choose from {', '.join(known)}, or add a file",
     )

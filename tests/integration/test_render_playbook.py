@@ -192,6 +192,38 @@ def test_unit_that_is_too_exposed_is_refused_with_what_to_change(
     assert state(trees) == rendered
 
 
+def test_profile_of_the_site_is_judged_as_those_of_the_collection(
+    rendered: dict[str, str], play: Play, edit: Edit, site: Path, trees: Path
+) -> None:
+    """It lies beside the site file. Only its limit changes between the runs, not what the unit may do."""
+    (site.parent / "confinement").mkdir()
+    profile = site.parent / "confinement/own.yml"
+    own = {
+        "description": "a test",
+        "extends": "network_service",
+        "settings": {"UMask": "0027"},
+        "reasons": {"UMask": "so"},
+    }
+    edit("    profile: network_service", "    profile: own")
+    edit("confinement:\n", "confinement_profile_directories: [confinement]\nconfinement:\n")
+    profile.write_text(json.dumps({**own, "threshold": 2.0}))
+    done = play()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stderr
+    assert "40 hosts: 2 changed" in done.stdout
+    dropin = "etc/systemd/system/log-collector.service.d/50-confinement.conf"
+    assert "\nUMask=0027\n" in (trees / "paris-logs1" / dropin).read_text()
+    after = state(trees)
+    assert after != rendered
+    profile.write_text(json.dumps({**own, "threshold": 0.5}))
+    done = play()
+    assert done.returncode == 2
+    printed = " ".join(done.stdout.split())
+    assert "2 of 40 hosts are refused; none was changed" in printed
+    assert "log-collector.service may be exposed to 0.5 at most" in printed
+    assert state(trees) == after
+
+
 def test_wrong_site_ends_the_run_with_all_its_errors(play: Play, edit: Edit, site: Path, trees: Path) -> None:
     edit("if_id: 2", "if_id: 1")
     edit("via: high", "via: hihg")

@@ -83,9 +83,9 @@ class Inspector:
             directory = f"{_UNITS}{unit}.d/"
             path = f"{name}/{directory}{_DROPIN}"
             self._confined[path] = index
-            # Its other drop-ins count, too.
+            # Its other drop-ins count, too, and so does the limit.
             whole = [found for found in units if found.startswith(directory)]
-            self._add("exposure", _digest.of_data(index, whole), path, host)
+            self._add("exposure", _digest.of_data(index, self._command(path), whole), path, host)
 
     def verdicts(self, log: Path) -> Iterator[tuple[str, list[str], str]]:
         """Run the programs; what they found, as path of a file, the hosts that have it, and what was said.

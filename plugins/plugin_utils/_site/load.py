@@ -96,12 +96,13 @@ def _load(file: Path) -> LoadedSite:
     found = source.read(file)
     directory = file.parent / found.site.pki.directory
     products = {name: Product.model_validate(part) for name, part in _data.read(PRODUCTS).items()}
-    plan, problems = address_plan.make(found.site, products, certificates.authorities(directory))
+    plan, problems = address_plan.make(found.site, products, certificates.authorities(directory), file.parent)
     problems += meaning.problems(plan)
     if problems:
         raise found.error(roots(problems))
     errors, warnings = certificates.judge(plan, directory)
     refused = found.error(errors) if errors else None
     public = {name: hashlib.sha256(content).hexdigest() for name, content in plan.authorities.items()}
-    inputs = _digest.of_data(found.digest, _digest.of_file(PRODUCTS), public)
+    profiles = _digest.of_tree(*plan.profile_directories)
+    inputs = _digest.of_data(found.digest, _digest.of_file(PRODUCTS), public, profiles)
     return LoadedSite(found, plan, inputs, tuple(found.lines(warnings)), refused)

@@ -35,6 +35,7 @@ _CHECKS: tuple[Callable[[Plan], Iterator[Problem]], ...] = (
     policy.policy,
     policy.users,
     policy.raw,
+    confinement.profiles,
     confinement.confinement,
     servers.servers,
     servers.access,

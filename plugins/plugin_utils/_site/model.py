@@ -287,7 +287,7 @@ class Confined(Part):
     unit: ConfinedUnit
     """The unit."""
     profile: Identifier
-    """A profile of the collection (``files/confinement``)."""
+    """A profile of ``confinement_profile_directories``, else of the collection (``files/confinement``)."""
     settings: dict[str, bool | int | str | list[str]] = {}
     """Directives that take the place of the profile's, by their names in systemd.exec(5)."""
     reasons: dict[str, Line] = {}
@@ -529,6 +529,9 @@ class Site(Part):
     """Rules that the model cannot express."""
     confinement: list[Confined] = []
     """Units that are confined in another way than the images do it."""
+    confinement_profile_directories: list[Line] = []
+    """Directories with confinement profiles of the site's own, from the directory of the site file on. They come before
+    those of the collection, and are written like them; what they say of ``units`` is for images."""
     time: Time | None = None
     """Time."""
     logs: Logs | None = None

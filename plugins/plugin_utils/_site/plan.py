@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -74,6 +75,7 @@ class Plan:
     units: Mapping[str, frozenset[str]]  # by product
     users: Mapping[str, frozenset[str]]  # by product
     authorities: Mapping[str, bytes] = field(default_factory=dict)  # certificates by name of file
+    profile_directories: tuple[Path, ...] = ()  # with confinement profiles of the site's own
     members: dict[str, Member] = field(default_factory=dict)
     zones: dict[str, Resolved] = field(default_factory=dict)
     tunnel_hosts: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -229,16 +231,20 @@ def _slice(pool: Network, prefix: int, number: int) -> Iterator[Network]:
         yield type(pool)((first, prefix))
 
 
-def make(site: Site, products: Mapping[str, Product], authorities: Mapping[str, bytes]) -> tuple[Plan, list[Problem]]:
+def make(
+    site: Site, products: Mapping[str, Product], authorities: Mapping[str, bytes], directory: Path
+) -> tuple[Plan, list[Problem]]:
     """Unroll ranges and resolve zones.
 
     :param products: those of the collection.
     :param authorities: certificates of the site's authorities, by name of file.
+    :param directory: that of the site file.
     """
     known = {**products, **site.products}
     units = {name: frozenset(product.units) for name, product in known.items()}
     users = {name: frozenset(product.users) for name, product in known.items()}
-    plan = Plan(site, units, users, authorities)
+    profile_directories = tuple(directory / name for name in site.confinement_profile_directories)
+    plan = Plan(site, units, users, authorities, profile_directories)
     problems: list[Problem] = []
     problems += _unroll(plan)
     problems += _resolve(plan)

@@ -15,8 +15,22 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.confinement import dropin
 
 
+def profiles(plan: Plan) -> Iterator[Problem]:
+    """The site's own profiles can be used."""
+    for index, directory in enumerate(plan.profile_directories):
+        path: Keys = ("confinement_profile_directories", index)
+        if not directory.is_dir():
+            yield Problem(path, f"there is no directory {directory}", "make it, or take it out")
+        for file in sorted(directory.glob("*.yml")):
+            try:
+                _confinement.check(file)
+            except FleetError as exc:
+                yield _problem(path, exc)
+
+
 def confinement(plan: Plan) -> Iterator[Problem]:
     """Unit, profile and zone are there, and no host has two drop-ins for one unit."""
+    broken = {problem.message for problem in profiles(plan)}
     seen: dict[tuple[str, str], int] = {}
     for index, confined in enumerate(plan.site.confinement):
         path: Keys = ("confinement", index)
@@ -24,9 +38,11 @@ def confinement(plan: Plan) -> Iterator[Problem]:
             remedy = "correct it, or name it in products"
             yield Problem((*path, "unit"), f"no product has a unit {confined.unit}", remedy)
         try:
-            dropin(confined)
+            dropin(confined, plan.profile_directories)
         except FleetError as exc:
-            yield Problem(path, exc.message.replace("Value error, ", ""), exc.remedy or "correct it")
+            problem = _problem(path, exc)
+            if problem.message not in broken:
+                yield problem
         if confined.zone not in plan.site.zones:
             yield unknown((*path, "zone"), "zone", confined.zone, plan.site.zones)
             continue
@@ -36,5 +52,10 @@ def confinement(plan: Plan) -> Iterator[Problem]:
             yield Problem((*path, "zone"), f"zone {confined.zone} has no host", remedy, follows=True)
         before = {seen.setdefault((confined.unit, host), index) for host in sorted(hosts)} - {index}
         if before:
-            problem = f"{confined.unit} stands in confinement[{min(before)}] too, for some of the same hosts"
-            yield Problem((*path, "unit"), problem, "take one of them away")
+            twice = f"{confined.unit} stands in confinement[{min(before)}] too, for some of the same hosts"
+            yield Problem((*path, "unit"), twice, "take one of them away")
+
+
+def _problem(path: Keys, error: FleetError) -> Problem:
+    said = " ".join(error.message.replace("Value error, ", "").split())
+    return Problem(path, f"{error.where}: {said}" if error.where else said, error.remedy or "correct it")

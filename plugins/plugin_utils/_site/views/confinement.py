@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
@@ -14,13 +15,14 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Co
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 
 
-def dropin(confined: Confined) -> _confinement.Dropin:
+def dropin(confined: Confined, directories: Sequence[Path]) -> _confinement.Dropin:
     """What a unit gets, from the same function as in role ``confinement``.
 
-    :raises FleetError: the profile or a directive is wrong.
+    :param directories: those of the site's own profiles.
+    :raises FleetError: the profile or a directive is wrong; names the file of a profile.
     """
     data = confined.model_dump(include={"profile", "settings", "reasons", "threshold"})
-    return _confinement.dropins([{"name": confined.unit, **data}])[0]
+    return _confinement.dropin({"name": confined.unit, **data}, directories)
 
 
 class Confinement:
@@ -28,7 +30,8 @@ class Confinement:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._dropins = [dropin(confined).as_dict() for confined in plan.site.confinement]
+        directories = plan.profile_directories
+        self._dropins = [dropin(confined, directories).as_dict() for confined in plan.site.confinement]
 
     def of(self, name: str) -> tuple[int, ...]:
         """Which elements of the site's key ``confinement`` are a host's."""

@@ -44,7 +44,7 @@ def lines(data: dict[str, Any]) -> list[str]:
         (loosened(NoNewPrivileges="yes"), "NoNewPrivileges"),
         (unit(settings={"PrivateNetwork": False}), "reasons: none for PrivateNetwork"),
         (unit(reasons={"PrivateNetwork": "why"}), "reasons: PrivateNetwork is not in settings"),
-        (unit(profile="no_such"), "no profile no_such"),
+        (unit(profile="no_such"), "no file no_such.yml in "),
         (unit(name="beacon"), "name"),
         (unit(name="../beacon.service"), "name"),
         (unit(threshold=11.0), "threshold"),
@@ -94,7 +94,7 @@ def test_profile_of_the_user_comes_first_and_extends_ours(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"extends": "mine"}, "extends itself: mine -> mine"),
-        ({"extends": "absent"}, "no profile absent"),
+        ({"extends": "absent"}, "mine.yml: extends: no file absent.yml in "),
         ({"settings": {"PrivatNetwork": False}}, "PrivatNetwork"),
         ({"reasons": {}}, "reasons: none for PrivateNetwork"),
         ({"threshold": "low"}, "threshold"),
