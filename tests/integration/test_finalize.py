@@ -35,6 +35,7 @@ PACKAGES = {
 CLEANUP: dict[str, Any] = {
     "packages": ["dpkg"],
     "paths": ["/boot/*", "/usr/share/doc"],
+    "unless_written": ["/etc/hostname"],
     "interpreters": ["perl"],
     "var_kept": ["/var/lib"],
     "empty_directories": {"/var": "0755", "/tmp": "0755", "/boot": "0700"},
@@ -56,6 +57,7 @@ def tree(tmp_path: Path) -> Path:
     contents |= {name: lzma.compress(b"code") for name in contents if name.endswith(".ko.xz")}
     contents |= {
         "etc/group": b"root:x:0:\n",
+        "etc/hostname": b"builder\n",
         "etc/role-file": b"written by a role\n",
         "usr/bin/script": b"#!/usr/bin/perl\n",
         f"{MODULES}/modules.order": b"kernel/wanted.ko\nkernel/other.ko\n",
@@ -126,6 +128,16 @@ def test_what_the_image_holds_and_where_it_comes_from(finalize: Finalize, tmp_pa
         "/usr/lib/tmpfiles.d/vauban-var.conf",
         f"/{MODULES}/kernel/wanted.ko",
     }
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_name_of_the_machine_that_builds_stays_only_where_a_role_wrote_it(
+    finalize: Finalize, tmp_path: Path, written: bool
+) -> None:
+    names = ["/etc/role-file", *(["/etc/hostname"] if written else [])]
+    origin = finalize(roles=dict.fromkeys(names, "role network: name it"))["origin"]
+    assert origin.get("/etc/hostname") == ("role network: name it" if written else None)
+    assert (tmp_path / "upper/etc/hostname").is_char_device() != written  # overlayfs hides it
 
 
 def test_changes_reach_the_layer_and_not_the_tree(finalize: Finalize, tree: Path, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def finalize(
 ) -> dict[str, Any]:
     """Turn a configured root tree into what the core image holds. Runs inside the SDK on a throw-away overlay.
 
-    :param cleanup: ``files/cleanup.yml``: packages, paths and interpreters whose files leave the image.
+    :param cleanup: ``files/cleanup.yml``: packages, paths and interpreters whose files leave the image, and
+        files that leave it unless a role wrote them.
     :param explanations: ``files/origin.yml``: shell patterns of generated files and what generates them.
     :param roles: path -> role and task that wrote it.
     :param modules: kernel modules to keep.
@@ -54,6 +55,8 @@ def finalize(
     for pattern in cleanup["paths"]:
         for found in TREE.glob(pattern.lstrip("/")):
             _remove(found)
+    for text in set(cleanup["unless_written"]) - roles.keys():
+        _remove(TREE / text.lstrip("/"))
     _remove_interpreted(tuple(cleanup["interpreters"]))
     _remove_dangling_links()
     _normalise(cleanup["empty_directories"])
