@@ -18,6 +18,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    messages,
 )
 
 # Architectures of RFC 4578 and what was registered since; all of them are x86-64.
@@ -152,8 +153,7 @@ def _settings(data: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(dict(data))
     except ValidationError as exc:
-        found = {".".join(map(str, error["loc"][:3])): error["msg"] for error in exc.errors()}
-        text = "; ".join(f"boot_server_{place}: {message}" for place, message in found.items())
+        text = "; ".join(f"boot_server_{place}: {message}" for place, message in messages(exc, depth=3).items())
         raise FleetError(text, remedy="see ansible-doc -t role vauban.fleet.boot_server") from None
 
 

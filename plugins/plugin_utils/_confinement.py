@@ -19,6 +19,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    messages,
     model_validator,
 )
 
@@ -315,7 +316,6 @@ def _checked(model: type[Model], data: Mapping[str, Any], where: str | None) -> 
     try:
         return model.model_validate(dict(data))
     except ValidationError as exc:
-        # A union reports each of its branches; one line for each directive is what a person can use.
-        found = {".".join(map(str, error["loc"][:1])): error["msg"] for error in exc.errors()}
+        found = messages(exc, depth=1)
         text = "; ".join(f"{place}: {message}" if place else message for place, message in found.items())
         raise FleetError(text, where=where, remedy="see systemd.exec(5) for the directive and its values") from None

@@ -42,5 +42,15 @@ __all__ = [
     "Field",
     "StringConstraints",
     "ValidationError",
+    "messages",
     "model_validator",
 ]
+
+
+def messages(error: ValidationError, *, depth: int) -> dict[str, str]:
+    """What is wrong, by dotted place.
+
+    :param depth: keys and indexes that a place has at the most. A union reports each of its branches below that; one
+        message for each place is what a person can use.
+    """
+    return {".".join(map(str, each["loc"][:depth])): each["msg"] for each in error.errors()}
