@@ -43,10 +43,26 @@ INSTRUMENTED = Path(os.environ.get("FLEET_INSTRUMENTED_RELEASE", f"{RELEASE}+ins
 KEYS = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "vauban.fleet/keys"
 
 
+# What a group of tests shares, that with the longest tests first.
+_SHARED = ("server", "snapshot")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
+    """Tests that share a machine run in one process, the longest first: an emulated machine fills one CPU."""
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in here:
+        item.add_marker(pytest.mark.e2e)
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items[:] = [*(item for item in items if item not in here), *sorted(here, key=lambda item: _rank(_group(item)))]
+
+
+def _group(item: pytest.Item) -> str:
+    return next((name for name in _SHARED if name in getattr(item, "fixturenames", ())), item.path.name)
+
+
+def _rank(group: str) -> int:
+    return _SHARED.index(group) if group in _SHARED else len(_SHARED)
 
 
 def _built(release: Path, remedy: str) -> Path:
