@@ -64,6 +64,8 @@ def invocation(spec: MachineSpec, accelerator: Accelerator, runtime: Path) -> In
     ):
         argv += words
         binds += shown
+    if spec.clock is not None:
+        argv += ["-rtc", f"base={spec.clock}"]
     if spec.tpm:
         argv += ["-chardev", f"socket,id=tpm,path={RUNTIME}/{TPM_SOCKET}"]
         argv += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]

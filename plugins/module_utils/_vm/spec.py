@@ -106,6 +106,7 @@ class MachineSpec:
     :param kernel_arguments: added to the kernel command line; by systemd-stub(7) where there is one.
     :param ports: virtio-serial ports (/dev/virtio-ports/NAME) and the host files that what is written there goes to.
     :param unsafe_cache: do not wait for the host's disk; a crash of the host may cost the images.
+    :param clock: what its hardware clock shows at power-on, as ``2026-11-23T12:00:00`` (UTC); the time unless set.
     :param interactive: give the terminal to the serial console and QEMU's monitor (Ctrl-A X ends, Ctrl-A H helps).
     :param restore: state saved by :meth:`machine.Machine.save` to continue from, instead of booting.
     :raises FleetError: a value QEMU or the guest could not use.
@@ -125,6 +126,7 @@ class MachineSpec:
     kernel_arguments: str = ""
     ports: Mapping[str, Path] = field(default_factory=dict)
     unsafe_cache: bool = True
+    clock: str | None = None
     interactive: bool = False
     restore: Path | None = None
 
