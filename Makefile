@@ -113,29 +113,30 @@ render site-pki: INVENTORY = inventories/example_site
 
 ##@ Test
 
-.PHONY: test test-all builds lint sanity unit integration extended e2e molecule molecule-changed importer bench
-# Cheap stages first; integration tests run the tools of the SDK, which the build makes.
-STAGES = host lint unit builds integration e2e
+.PHONY: test test-all builds lint style ansible-lint sanity importer
+.PHONY: unit integration extended e2e molecule molecule-changed bench
+# Cheap stages first; integration tests run the tools of the SDK, which the build makes. Most programs of lint and unit
+# tests use one processor: what + joins runs side by side.
+STAGES = host dev link lint+unit builds integration e2e
 test: STAGES += molecule-changed
 test-all: STAGES += extended molecule
 test: ## What every change must pass
 test-all: ## The same with builds from nothing and all molecule scenarios, not only those that a change touches
 test test-all:
-	@for stage in $(STAGES); do \
-		start=$$SECONDS; \
-		$(MAKE) --no-print-directory $$stage; \
-		echo "stage $$stage took $$((SECONDS - start)) s"; \
-	done
+	@scripts/stages $(STAGES)
 
 lint: dev link ## Static checks, ansible-test sanity and Galaxy's import checks
+	@MAKEFLAGS= ARGS= scripts/stages ansible-lint+sanity+importer+style
+
+style: dev link
 	ruff check
 	mypy
 	yamllint --strict .
-	ansible-lint
 	antsibull-changelog lint
 	antsibull-docs lint-collection-docs --plugin-docs .
-	scripts/sanity
-	$(MAKE) --no-print-directory importer
+
+ansible-lint: dev link
+	ansible-lint
 
 sanity: dev ## ansible-test sanity alone (ARGS="--test validate-modules")
 	scripts/sanity $(ARGS)
