@@ -155,7 +155,7 @@ extended: dev link ## The slow ones among both: whole builds from nothing, long 
 	pytest tests/integration tests/e2e -m extended $(ARGS)
 
 e2e: dev link ## Boot the built images and try them
-	pytest tests/e2e -m "not extended" --numprocesses 2 --dist loadgroup $(ARGS)
+	pytest tests/e2e -m "not extended" --numprocesses 2 $(ARGS)
 
 molecule: dev link ## Molecule scenarios: all, or SCENARIO=name
 	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from disks import cut_out, partitions, volumes
+from grouping import Groups
 from machines import BOOT_TIMEOUT, Boot, NewMachine, Relink, copy_with_raw_disk, reach, read_manifest
 from playing import ansible_playbook
 from provisioned_site import SERVER_MAC
@@ -43,26 +44,27 @@ INSTRUMENTED = Path(os.environ.get("FLEET_INSTRUMENTED_RELEASE", f"{RELEASE}+ins
 KEYS = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "vauban.fleet/keys"
 
 
-# What a group of tests shares, that with the longest tests first.
-_SHARED = ("server", "snapshot")
+# An emulated machine fills one CPU, so two processes have one each.
+GROUPS = Groups(
+    {
+        "server": {"test_provisioning", "test_provisioning_faults"},
+        "snapshot": {"test_integrity", "test_state", "test_system"},
+    }
+)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole groups of files to each process."""
+    return GROUPS.scheduler(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a machine run in one process, the longest first: an emulated machine fills one CPU."""
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in here:
         item.add_marker(pytest.mark.e2e)
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items[:] = [*(item for item in items if item not in here), *sorted(here, key=lambda item: _rank(_group(item)))]
-
-
-def _group(item: pytest.Item) -> str:
-    return next((name for name in _SHARED if name in getattr(item, "fixturenames", ())), item.path.name)
-
-
-def _rank(group: str) -> int:
-    return _SHARED.index(group) if group in _SHARED else len(_SHARED)
+    GROUPS.sort(here)
+    items[:] = [*(item for item in items if item not in here), *here]
 
 
 def _built(release: Path, remedy: str) -> Path:

@@ -24,21 +24,20 @@ import builds
 import hosts
 import playing
 import pytest
+from grouping import Groups
 from sdk import SDK
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image import lock
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-# What pytest-xdist (`-n 2`) runs in one process, since the files share what is costly to make, or would
-# otherwise have two machines at once; the longest first. Every other file is a group of its own.
-_TOGETHER = {
-    "builds": {"test_derived", "test_offline_build", "test_reproducible", "test_rootless"},
-    "machines": {"test_measurement", "test_qemu_vm", "test_tpm_device", "test_vm"},
-    "image": {"test_admin_access", "test_confinement", "test_logging", "test_services", "test_time_sync"},
-}
+GROUPS = Groups(
+    {
+        "builds": {"test_derived", "test_offline_build", "test_reproducible", "test_rootless"},
+        "machines": {"test_measurement", "test_qemu_vm", "test_tpm_device", "test_vm"},
+        "image": {"test_admin_access", "test_confinement", "test_logging", "test_services", "test_time_sync"},
+    }
+)
 
 
 class Played(NamedTuple):
@@ -58,26 +57,12 @@ Play = Callable[..., Played]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Whole groups of files to each process. (`--dist loadgroup` of pytest-xdist 3.8 groups nothing under pytest 9.)"""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Groups(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _group(Path(nodeid.partition("::")[0]))
-
-    config.option.loadscopereorder = False
-    return Groups(config, log)
+    """Whole groups of files to each process."""
+    return GROUPS.scheduler(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups that take long begin first."""
-    order = [*_TOGETHER]
-    items.sort(key=lambda item: order.index(group) if (group := _group(item.path)) in order else len(order))
-
-
-def _group(file: Path) -> str:
-    name = "test_vm" if "e2e" in file.parts else file.stem
-    return next((group for group, files in _TOGETHER.items() if name in files), name)
+    GROUPS.sort(items)
 
 
 @pytest.fixture(scope="session")
