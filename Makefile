@@ -113,7 +113,7 @@ render site-pki: INVENTORY = inventories/example_site
 
 ##@ Test
 
-.PHONY: test test-all builds lint style ansible-lint sanity importer
+.PHONY: test test-all builds build-instrumented lint style ansible-lint sanity importer
 .PHONY: unit integration extended e2e molecule molecule-changed bench
 # Cheap stages first; integration tests run the tools of the SDK, which the build makes. Most programs of lint and unit
 # tests use one processor: what + joins runs side by side.
@@ -141,9 +141,13 @@ ansible-lint: dev link
 sanity: dev ## ansible-test sanity alone (ARGS="--test validate-modules")
 	scripts/sanity $(ARGS)
 
-builds:
-	$(MAKE) --no-print-directory build INSTRUMENTED=1
+builds: host venv link
+	@scripts/stages build+build-instrumented
+	@# Nothing is made: build/PRODUCT/current shall be the release without instrumentation, whichever was ready first.
 	$(MAKE) --no-print-directory build
+
+build-instrumented:
+	$(MAKE) --no-print-directory build INSTRUMENTED=1
 
 unit: dev link ## Unit tests
 	pytest tests/unit $(ARGS)
