@@ -111,6 +111,15 @@ site-pki: venv link collections ## List the certificates of a site; ARGS="-e sit
 	ansible-playbook -i $(INVENTORY) $(ARGS) playbooks/site_pki.yml
 render site-pki: INVENTORY = inventories/example_site
 
+.PHONY: testbed testbed-end
+testbed: host dev link ## A site on this machine: a provisioning server installs three bare machines (docs/provisioning.md)
+	molecule converge --scenario-name provision
+	@printf '\n%s\n' 'The machines run on. Consoles: build/molecule/provision/rack/*/serial.log' \
+		'What came of it: build/molecule/provision/report.json' 'The end: make testbed-end'
+
+testbed-end: dev link ## Switch the machines of the testbed off, and remove them
+	molecule destroy --scenario-name provision
+
 ##@ Test
 
 .PHONY: test test-all builds build-instrumented lint style ansible-lint sanity importer

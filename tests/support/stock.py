@@ -4,7 +4,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A stock Debian 13, installed from this machine's own apt mirrors: what roles find on a machine that is not ours.
 
-usage: stock.py --sdk SDK --dest DIRECTORY
+usage: stock.py --sdk SDK --dest DIRECTORY [--package NAME...]
 
 Writes root.raw (ext4), vmlinuz, initrd, client_key and known_hosts, unless they are there for the same packages.
 """
@@ -28,12 +28,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind,
 CODENAME = "trixie"
 ROOT_IMAGE = "root.raw"
 SIZE = "2G"
-# Beside what is essential: an init, a kernel, what Ansible needs to configure it, and what roles configure.
-PACKAGES = (
-    "dbus", "iproute2", "linux-image-cloud-amd64", "openssh-server", "python3", "systemd-sysv", "udev",
-    "charon-systemd", "chrony", "keepalived", "libstrongswan-standard-plugins", "nftables", "rsyslog", "rsyslog-relp",
-    "strongswan-swanctl",
-)  # fmt: skip
+# Beside what is essential: an init, a kernel, and what Ansible needs to configure it.
+PACKAGES = ("dbus", "iproute2", "linux-image-cloud-amd64", "openssh-server", "python3", "systemd-sysv", "udev")
 FILES = {
     "etc/fstab": "/dev/vda / ext4 rw,discard 0 1\n",
     "etc/hostname": "stock\n",
@@ -57,9 +53,13 @@ def lay_down(tree: Path, files: dict[str, str]) -> None:
         (tree / name).write_text(text)
 
 
-def make_image(sdk: Path, dest: Path) -> bool:
-    """Make the image, unless it is there; return whether it was made."""
-    inputs = {"packages": " ".join(PACKAGES), "files": repr(sorted(FILES.items()))}
+def make_image(sdk: Path, dest: Path, packages: Sequence[str]) -> bool:
+    """Make the image, unless it is there; return whether it was made.
+
+    :param packages: beside what every machine has.
+    """
+    packages = (*PACKAGES, *packages)
+    inputs = {"packages": " ".join(packages), "files": repr(sorted(FILES.items()))}
     others = [dest / name for name in (KERNEL, INITRD, CLIENT_KEY, KNOWN_HOSTS)]
     stage = Stage(dest / ROOT_IMAGE, inputs, others)
     if stage.why_stale() is None:
@@ -68,7 +68,7 @@ def make_image(sdk: Path, dest: Path) -> bool:
     stage.begin()
     tree, sandbox = dest / "tree", Sandbox(sdk.resolve(), dest / "mounts")
     remove_tree(tree)
-    bootstrap(tree, variant="apt", packages=PACKAGES)
+    bootstrap(tree, variant="apt", packages=packages)
     lay_down(tree, FILES)
     for name, source in ((KERNEL, "vmlinuz"), (INITRD, "initrd.img")):
         shutil.copyfile((tree / source).resolve(), dest / name)
@@ -96,8 +96,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("sdk", "dest"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--package", action="append", default=[])
     arguments = parser.parse_args()
-    return told(lambda: make_image(arguments.sdk, arguments.dest))
+    return told(lambda: make_image(arguments.sdk, arguments.dest, arguments.package))
 
 
 if __name__ == "__main__":
