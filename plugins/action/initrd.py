@@ -59,6 +59,7 @@ class ActionModule(StepAction):
             "os-release, fstab, crypttab and enrolment": _digest.of_data(self._texts),
             "contents": _digest.of_data(self._contents, self._modules, self._cards, arguments["compression_level"]),
             "overlays": _digest.of_tree(*self._overlays),
+            **({"sdk": digest_of(Path(arguments["sdk"]))} if kind == "installer" else {}),
             "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in _CODE[kind])),
         }
         return Stage(Path(arguments["dest"]), inputs)
@@ -89,7 +90,7 @@ class ActionModule(StepAction):
             log=log,
         )
         (out / "initrd").rename(stage.output)
-        return {"files": built["files"], "size": stage.output.stat().st_size}
+        return {**built, "size": stage.output.stat().st_size}
 
 
 # Only an installer carries our library, so only there a change of it matters.

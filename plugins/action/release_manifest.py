@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import measurement, signing
-from ansible_collections.vauban.fleet.plugins.module_utils._image import lock, provenance, sbom
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.uki import STUB
+from ansible_collections.vauban.fleet.plugins.module_utils._image import inside, lock, provenance, sbom
 from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Verity
 from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest import (
     MANIFEST,
@@ -20,6 +21,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest impor
     build_manifest,
     kept_packages,
 )
+from ansible_collections.vauban.fleet.plugins.module_utils._image.packages import STATUS
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
@@ -27,6 +29,8 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNIN
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, point, sandbox_at
 
 _BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+_UKIS = ("uki", "installer")
+_SBOM_CODE = ("sbom.py", "packages.py")
 _CERTIFICATES = ("PK", "KEK", "db", "pcr", "release")
 
 
@@ -91,7 +95,7 @@ class ActionModule(StepAction):
         packages = kept_packages(locked, result_of(core)["packages"])
         name = f"{arguments['product']}_{arguments['version']}"
         sbom_file, provenance_file = directory / f"{name}.cdx.json", directory / f"{name}.intoto.json"
-        self._write_sbom(arguments, sbom_file, packages, locked)
+        self._write_sbom(arguments, sbom_file, locked)
         artifacts = [Artifact.of(path) for path in (core, uki, installer, boot_loader, sbom_file)]
         write_json(
             provenance_file,
@@ -138,21 +142,37 @@ class ActionModule(StepAction):
         return {"artifacts": [_row(path) for path in files]}
 
     @staticmethod
-    def _write_sbom(
-        arguments: Mapping[str, Any], dest: Path, packages: tuple[lock.Package, ...], locked: lock.Lock
-    ) -> None:
+    def _write_sbom(arguments: Mapping[str, Any], dest: Path, locked: lock.Lock) -> None:
         """A bill of materials takes longer than all the rest here, and changes with the packages only."""
         told = {name: arguments[name] for name in ("product", "version", "author")}
+        found = {Path(arguments[name]).name: result_of(Path(arguments[name]))["packages"] for name in _UKIS}
+        found[Path(arguments["core"]).name] = {"tree": result_of(Path(arguments["core"]))["packages"]}
         inputs = {
-            "packages": _digest.of_data(locked.epoch, [package.sha256 for package in packages]),
+            "packages": _digest.of_data(locked.epoch, [package.sha256 for package in locked.packages], found),
+            "sdk": digest_of(Path(arguments["sdk"])),
             "settings": _digest.of_data(told),
-            "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_image/sbom.py"),
+            "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils/_image" / name for name in _SBOM_CODE)),
         }
         stage = Stage(dest, inputs)
-        if stage.why_stale() is not None:
-            stage.begin()
-            write_json(dest, sbom.build_sbom(Path(arguments["base"]), packages, locked, **told))
-            stage.finish({})
+        if stage.why_stale() is None:
+            return
+        stage.begin()
+        work = Path(arguments["work"])
+        sandbox, log = sandbox_at(arguments["sdk"], work), work / "release_manifest.log"
+        # The boot loader and the stub of a UKI are programs that the SDK's systemd brings.
+        for path, files in ((_BOOT_LOADER, ["systemd-bootx64.efi"]), (STUB, [Path(arguments[n]).name for n in _UKIS])):
+            owner, database = inside.call(
+                sandbox, "_image.packages.owner_and_database", {"path": path}, epoch=locked.epoch, log=log
+            )
+            for name in files:
+                found[name] = {**found.get(name, {}), path: owner}
+        contents = {
+            name: {package for kept in parts.values() for package in kept_packages(locked, kept)}
+            for name, parts in found.items()
+        }
+        databases = [(Path(arguments["base"]) / STATUS).read_text("utf-8"), database]
+        write_json(dest, sbom.build_sbom(databases, contents, locked, **told))
+        stage.finish({})
 
 
 def _uki(path: Path, core: Path, ways: Mapping[str, list[Path]]) -> Uki:

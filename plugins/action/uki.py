@@ -72,6 +72,7 @@ class ActionModule(StepAction):
         signing.sign_pe(sandbox, unsigned, stage.output, signer.reference("db"), signer.certificate("db"))
         return {
             "command_line": " ".join(self._command_line),
+            "packages": result_of(Path(arguments["initrd"]))["packages"],
             "pcr11": dict(phases),
             "unsigned_sha256": _digest.of_file(unsigned),
             "sha256": _digest.of_file(stage.output),

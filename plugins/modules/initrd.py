@@ -114,6 +114,15 @@ files:
   returned: success, unless check mode would make it
   type: int
   sample: 329
+packages:
+  description: Version by name of the packages that files in it come from, those of the tree and those of the SDK.
+  returned: success, unless check mode would make it
+  type: dict
+  sample:
+    tree:
+      systemd: 257.9-1~deb13u1
+    sdk:
+      age: 1.2.1-1+b5
 size:
   description: Size of the initrd in bytes.
   returned: success, unless check mode would make it

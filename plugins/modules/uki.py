@@ -108,6 +108,14 @@ command_line:
   returned: success, unless check mode would make it
   type: str
   sample: root=/dev/mapper/root rootfstype=erofs ro lockdown=integrity init_on_alloc=1
+packages:
+  description: What M(vauban.fleet.initrd) returned of this name for the initrd in it.
+  returned: success, unless check mode would make it
+  type: dict
+  sample:
+    tree:
+      systemd: 257.9-1~deb13u1
+    sdk: {}
 pcr11:
   description: Expected PCR 11 (SHA-256 bank, hexadecimal) after each boot phase.
   returned: success, unless check mode would make it

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._image import kernel_modules
+from ansible_collections.vauban.fleet.plugins.module_utils._image import kernel_modules, packages
 
 TREE = Path("/run/tree")
-_ALIASES = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 # Filled on a running machine: what links point to there is not in the image.
 _MOUNTED = ("/dev/", "/proc/", "/run/", "/state/", "/var/")
 _MAXIMUM_STEPS = 200
@@ -41,8 +40,8 @@ def finalize(
     :returns: ``kernel``, ``packages`` (name -> version), ``origin`` (path -> explanation).
     :raises FleetError: a file that nothing explains.
     """
-    packages = _packages()
-    owners = _owners(packages)
+    installed = packages.installed(TREE)
+    owners = _owners(installed)
     release = kernel_modules.release_of(TREE)
     shutil.copy(TREE / f"boot/vmlinuz-{release}", "/run/out/vmlinuz")
     _write_var_skeleton(cleanup["var_kept"])
@@ -60,7 +59,7 @@ def finalize(
     _remove_interpreted(tuple(cleanup["interpreters"]))
     _remove_dangling_links()
     _normalise(cleanup["empty_directories"])
-    kept = {name: version for name, version in packages.items() if name not in removed}
+    kept = {name: version for name, version in installed.items() if name not in removed}
     origin, unexplained = _origin(owners, kept, roles, explanations)
     if unexplained:
         raise FleetError(
@@ -71,26 +70,13 @@ def finalize(
     return {"kernel": release, "packages": kept, "origin": origin}
 
 
-def _packages() -> dict[str, str]:
-    found = {}
-    for stanza in (TREE / "var/lib/dpkg/status").read_text("utf-8").split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
-        if fields:
-            found[fields["Package"]] = fields["Version"]
-    return found
-
-
-def _owners(packages: Mapping[str, str]) -> dict[str, str]:
-    """Path (relative, /usr-merged) -> package, from dpkg's file lists."""
+def _owners(installed: Mapping[str, str]) -> dict[str, str]:
+    """Path (relative, /usr-merged) -> package, of all but directories."""
     owners = {}
-    for listing in (TREE / "var/lib/dpkg/info").glob("*.list"):
-        package = listing.name.removesuffix(".list").partition(":")[0]
-        for line in listing.read_text("utf-8").splitlines():
-            first, _slash, rest = line.lstrip("/").partition("/")
-            path = f"{_ALIASES.get(first, first)}/{rest}" if rest else first
-            found = TREE / path
-            if package in packages and (found.is_symlink() or not found.is_dir()):
-                owners[path] = package
+    for path, package in packages.listed(TREE):
+        found = TREE / path
+        if package in installed and (found.is_symlink() or not found.is_dir()):
+            owners[path] = package
     return owners
 
 
@@ -217,7 +203,7 @@ def _normalise(empty_directories: Mapping[str, str]) -> None:
 
 def _origin(
     owners: Mapping[str, str],
-    packages: Mapping[str, str],
+    kept: Mapping[str, str],
     roles: Mapping[str, str],
     explanations: Mapping[str, str],
 ) -> tuple[dict[str, str], list[str]]:
@@ -232,7 +218,7 @@ def _origin(
             if text in roles:
                 origin[text] = roles[text]
             elif path in owners:
-                origin[text] = f"package {owners[path]}={packages[owners[path]]}"
+                origin[text] = f"package {owners[path]}={kept[owners[path]]}"
             elif explanation is not None:
                 origin[text] = f"generated: {explanation}"
             else:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._image import kernel_modules
+from ansible_collections.vauban.fleet.plugins.module_utils._image import kernel_modules, packages
 
 TREE = Path("/run/tree")
 SDK = Path("/")
@@ -24,6 +24,8 @@ _LINKED = re.compile(r"(?:=> )?(/\S+) \(0x[0-9a-f]+\)")
 _USR = ("bin", "lib", "lib64", "sbin")
 _DIRECTORIES = ("dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "var", *(f"usr/{name}" for name in _USR))
 _MERGED = {**{name: f"usr/{name}" for name in _USR}, "init": "usr/lib/systemd/systemd"}
+
+Taken = dict[Path, set[str]]  # what was copied from the tree and from the SDK, by paths in them
 
 
 def build(
@@ -44,7 +46,8 @@ def build(
     :param compression_level: of zstd(1).
     :param library: take along this library, for the installer.
     :param cards: kernel modules of which those of network cards are taken.
-    :returns: ``files``: how many there are.
+    :returns: ``files``: how many there are; ``packages``: version by name of those that the files come from, of the
+        tree (``tree``) and of the SDK (``sdk``).
     :raises FleetError: a listed file, unit or module does not exist.
     """
     root = Path("/tmp/initrd")
@@ -55,14 +58,16 @@ def build(
     (root / "etc/initrd-release").symlink_to("../usr/lib/os-release")
     release = kernel_modules.release_of(TREE)
     names: set[str] = set(modules)
+    taken: Taken = {TREE: set(), SDK: set()}
     for content in contents:
-        _copy_files(TREE, content.get("files", ()), root)
-        _copy_files(SDK, content.get("sdk_files", ()), root)
-        _copy_units(content.get("units", ()), root)
+        _copy_files(TREE, content.get("files", ()), root, taken)
+        _copy_files(SDK, content.get("sdk_files", ()), root, taken)
+        _copy_units(content.get("units", ()), root, taken)
         names |= set(content.get("modules", ()))
     known = kernel_modules.KernelModules(TREE, release)
     names |= set(known.below(_NETWORK_CARDS, cards))
     kernel_modules.install(known, sorted(names), root)
+    taken[TREE].add(str((known.directory / "modules.builtin").relative_to(TREE)))
     for directory in overlay:
         _copy_own(Path(directory), root)
     for name, text in texts.items():
@@ -72,7 +77,10 @@ def build(
         _copy_library(root)
     run(["ldconfig", "-r", str(root)])
     _lock_accounts(root)
-    return {"files": _pack(root, compression_level)}
+    return {
+        "files": _pack(root, compression_level),
+        "packages": {"tree": packages.owning(TREE, taken[TREE]), "sdk": packages.owning(SDK, taken[SDK])},
+    }
 
 
 def _copy_library(root: Path) -> None:
@@ -106,19 +114,19 @@ def _lock_accounts(root: Path) -> None:
     (root / "etc/passwd").write_text(text + "\n")
 
 
-def _copy_files(source: Path, patterns: Iterable[str], root: Path) -> None:
+def _copy_files(source: Path, patterns: Iterable[str], root: Path, taken: Taken) -> None:
     missing = []
     for pattern in patterns:
         found = sorted(source.glob(pattern.lstrip("/")))
         if not found:
             missing.append(pattern)
         for path in found:
-            _copy(source, path, root)
+            _copy(source, path, root, taken)
     if missing:
         raise FleetError(f"no such file for the initrd: {', '.join(missing)}", where="files/initrd")
 
 
-def _copy(source: Path, path: Path, root: Path) -> None:
+def _copy(source: Path, path: Path, root: Path, taken: Taken) -> None:
     """Copy a file, what its link points to, and the libraries it is linked with."""
     relative = _merged(path.relative_to(source))
     dest = root / relative
@@ -126,18 +134,20 @@ def _copy(source: Path, path: Path, root: Path) -> None:
         return
     dest.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
+        taken[source].add(str(relative))
         target = os.readlink(path)
         dest.symlink_to(target)
         resolved = source / target.lstrip("/") if target.startswith("/") else path.parent / target
-        _copy(source, Path(os.path.normpath(resolved)), root)
+        _copy(source, Path(os.path.normpath(resolved)), root, taken)
     elif path.is_dir():
         for child in sorted(path.iterdir()):
             if child.name != "__pycache__":
-                _copy(source, child, root)
+                _copy(source, child, root, taken)
     else:
+        taken[source].add(str(relative))
         shutil.copy2(path, dest)
         for library in _libraries(source, path):
-            _copy(source, library, root)
+            _copy(source, library, root, taken)
 
 
 def _libraries(source: Path, path: Path) -> list[Path]:
@@ -157,20 +167,20 @@ def _merged(path: Path) -> Path:
     return Path(_MERGED[first], *path.parts[1:]) if first in _MERGED and len(path.parts) > 1 else path
 
 
-def _copy_units(names: Sequence[str], root: Path) -> None:
+def _copy_units(names: Sequence[str], root: Path, taken: Taken) -> None:
     """Copy units with their drop-ins, and those links of their .wants that point to units of the list."""
     units = TREE / _UNITS
     for name in names:
         if not os.path.lexists(units / name):
             raise FleetError(f"no such unit for the initrd: {name}", where="files/initrd")
-        _copy(TREE, units / name, root)
+        _copy(TREE, units / name, root, taken)
         if (units / f"{name}.d").is_dir():
-            _copy(TREE, units / f"{name}.d", root)
+            _copy(TREE, units / f"{name}.d", root, taken)
     chosen = set(names)
     for directory in sorted(units.glob("*.wants")):
         for link in sorted(directory.iterdir()):
             if link.name in chosen and directory.name.removesuffix(".wants") in chosen:
-                _copy(TREE, link, root)
+                _copy(TREE, link, root, taken)
 
 
 def _pack(root: Path, compression_level: int) -> int:

@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,37 @@ from typing import Any
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image.lock import Lock, Package
+from ansible_collections.vauban.fleet.plugins.module_utils._image.packages import STATUS
 
-STATUS = "var/lib/dpkg/status"
 SCHEMA_VERSION = "1.6"
+ARTIFACT = "vauban.fleet:artifact"  # property of a component: a file of the release that holds some of it
 _NAMESPACE = uuid.UUID("8f0f6a4c-5d0c-4b52-9d5e-2f3c1f0d7a35")
 
 
 def build_sbom(
-    root: Path, packages: Sequence[Package], lock: Lock, *, product: str, version: str, author: str
+    databases: Sequence[str],
+    contents: Mapping[str, Iterable[Package]],
+    lock: Lock,
+    *,
+    product: str,
+    version: str,
+    author: str,
 ) -> dict[str, Any]:
-    """The bill of materials of an image, CycloneDX 1.6, as debsbom reads it from dpkg's database.
+    """The bill of materials of a release, CycloneDX 1.6, as debsbom reads it from dpkg's database.
 
-    It holds the binary packages whose files stay in the image, the source packages they come from, and who depends on
-    whom: the minimum elements of NTIA (2021). Time and serial number derive from the content.
+    It holds the binary packages whose files are in an artifact, the source packages they come from, and who depends on
+    whom: the minimum elements of NTIA (2021). A property of each binary package names the artifacts. Time and serial
+    number derive from the content.
 
-    :param root: the root tree, before anything was removed from it; only read.
-    :param packages: those that stay (:func:`manifest.kept_packages`).
+    :param databases: dpkg's (``/var/lib/dpkg/status``) of the root trees that files were taken from.
+    :param contents: packages by name of the artifact that holds files of them.
     :param author: who answers for the product and for this document.
     :raises FleetError: dpkg does not know one of the packages, or the result is not valid.
     """
-    document = _scan(root, packages, lock, product=product, version=version, author=author)
+    packages = sorted({package for found in contents.values() for package in found})
+    document = _scan(databases, packages, lock, product=product, version=version, author=author)
     codename = min(release.suite for release in lock.releases)  # the others are named after it: trixie-security
-    _complete(document, packages, codename=codename, author=author)
+    _complete(document, contents, codename=codename, author=author)
     validate(document)
     return document
 
@@ -56,7 +65,7 @@ def validate(document: Mapping[str, Any]) -> None:
 
 
 def _scan(
-    root: Path, packages: Sequence[Package], lock: Lock, *, product: str, version: str, author: str
+    databases: Sequence[str], packages: Sequence[Package], lock: Lock, *, product: str, version: str, author: str
 ) -> dict[str, Any]:
     from cyclonedx.output import make_outputter
     from cyclonedx.schema import OutputFormat, SchemaVersion
@@ -67,7 +76,7 @@ def _scan(
     with tempfile.TemporaryDirectory(prefix="fleet-sbom-") as name:
         status = Path(name) / STATUS
         status.parent.mkdir(parents=True)
-        status.write_text(_kept_stanzas(root / STATUS, packages), "utf-8")
+        status.write_text(_stanzas(databases, packages), "utf-8")
         scanner = Debsbom(
             distro_name=product,
             root=name,
@@ -87,36 +96,52 @@ def _scan(
     return document
 
 
-def _kept_stanzas(status: Path, packages: Sequence[Package]) -> str:
-    """Those stanzas of dpkg's database (deb822) that describe ``packages``."""
+def _stanzas(databases: Sequence[str], packages: Sequence[Package]) -> str:
+    """Those stanzas of dpkg's databases (deb822) that describe ``packages``."""
     from debian.deb822 import Deb822
 
     wanted = {(package.name, package.version, package.architecture) for package in packages}
-    with status.open(encoding="utf-8") as stream:
-        found = {
-            (stanza["Package"], stanza["Version"], stanza["Architecture"]): stanza.dump()
-            for stanza in Deb822.iter_paragraphs(stream, use_apt_pkg=False)
-        }
+    found = {
+        (stanza["Package"], stanza["Version"], stanza["Architecture"]): stanza
+        for text in reversed(databases)
+        for stanza in Deb822.iter_paragraphs(text, use_apt_pkg=False)
+    }
     if missing := sorted(wanted - set(found)):
-        raise FleetError(
-            f"dpkg does not know {len(missing)} packages, first {'='.join(missing[0][:2])}", where=str(status)
-        )
-    return "\n".join(found[key] for key in sorted(wanted))
+        raise FleetError(f"dpkg does not know {len(missing)} packages, first {'='.join(missing[0][:2])}")
+    for key in wanted:
+        # debsbom leaves out what is only unpacked, as the kernel is.
+        found[key]["Status"] = "install ok installed"
+    return "\n".join(found[key].dump() for key in sorted(wanted))
 
 
-def _complete(document: dict[str, Any], packages: Sequence[Package], *, codename: str, author: str) -> None:
-    """Add what debsbom cannot know: digests of the .deb files, the distribution, who wrote this, missing suppliers."""
+def _complete(
+    document: dict[str, Any], contents: Mapping[str, Iterable[Package]], *, codename: str, author: str
+) -> None:
+    """Add what debsbom cannot know.
+
+    Digests of the .deb files, the artifacts, the distribution, who wrote this, and suppliers that are missing.
+    """
     from packageurl import PackageURL
 
-    digests = {(package.name, package.version, package.architecture): package.sha256 for package in packages}
+    artifacts: dict[tuple[str, str, str], list[str]] = {}
+    digests: dict[tuple[str, str, str], str] = {}
+    for artifact, packages in sorted(contents.items()):
+        for package in packages:
+            key = (package.name, package.version, package.architecture)
+            artifacts.setdefault(key, []).append(artifact)
+            digests[key] = package.sha256
     for component in document["components"]:
         purl = PackageURL.from_string(component["purl"])
         architecture = purl.qualifiers["arch"]
-        digest = digests.get((component["name"], component["version"], architecture))
-        if digest is not None:
-            component["hashes"] = [{"alg": "SHA-256", "content": digest}]
+        key = (component["name"], component["version"], architecture)
+        if key in digests:
+            component["hashes"] = [{"alg": "SHA-256", "content": digests[key]}]
+            component["properties"] = [{"name": ARTIFACT, "value": name} for name in artifacts[key]]
         # Sources that were only built into others: dpkg's database does not name their maintainers.
         component.setdefault("supplier", {"name": "Debian"})
         component["purl"] = purl._replace(qualifiers={**purl.qualifiers, "distro": codename}).to_string()
+        digests.pop(key, None)
+    if digests:
+        raise FleetError(f"debsbom left out {len(digests)} packages, first {'='.join(min(digests)[:2])}")
     document["metadata"]["authors"] = [{"name": author}]
     document["metadata"]["supplier"] = {"name": author}

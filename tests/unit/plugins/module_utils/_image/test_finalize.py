@@ -182,15 +182,6 @@ def test_owners_are_found_through_the_merged_usr(tree: Path) -> None:
     assert "usr/bin/removed" not in owners
 
 
-def test_packages_are_read_from_the_status_file(tree: Path) -> None:
-    text = (
-        "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\nDescription: shell\n Version: not this one\n\n"
-        "Package: libc6\nVersion: 1:2.41-12\nConffiles:\n /etc/a 12: x\n\n"
-    )
-    write(tree, "var/lib/dpkg/status", text)
-    assert finalize._packages() == {"bash": "5.2-1", "libc6": "1:2.41-12"}
-
-
 def test_origin_of_each_file(tree: Path) -> None:
     for name in ("etc/fstab", "etc/group", "usr/bin/bash", "usr/bin/stranger"):
         write(tree, name)

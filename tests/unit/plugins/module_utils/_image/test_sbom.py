@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,20 +72,15 @@ AUTHOR = "Example Fleet"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    status = tmp_path / sbom.STATUS
-    status.parent.mkdir(parents=True)
-    status.write_text(STATUS)
-    return tmp_path
+def document() -> dict[str, Any]:
+    return build()
 
 
-@pytest.fixture
-def document(root: Path) -> dict[str, Any]:
-    return build(root)
-
-
-def build(root: Path, packages: list[Package] = PACKAGES) -> dict[str, Any]:
-    return sbom.build_sbom(root, packages, LOCK, product="gateway", version="0.1.0", author=AUTHOR)
+def build(packages: list[Package] = PACKAGES, *databases: str, **others: list[Package]) -> dict[str, Any]:
+    """A bill of materials of an artifact ``core`` with these packages, and of others."""
+    contents = {"core": packages, **others}
+    told = {"product": "gateway", "version": "0.1.0", "author": AUTHOR}
+    return sbom.build_sbom([STATUS, *databases], contents, LOCK, **told)
 
 
 def binaries(document: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +111,41 @@ def test_only_packages_that_stay_are_listed(document: dict[str, Any]) -> None:
     assert {name: each["version"] for name, each in binaries(document).items()} == KEPT
 
 
+def test_packages_of_all_artifacts_are_listed_with_the_artifacts() -> None:
+    """Those of the installer come from a tree with a database of its own."""
+    age = Package("age", "1.2.1-1", "amd64", "age=1.2.1-1", "debian", "pool/age.deb", 1, "e" * 64, ("sdk",))
+    database = (
+        "Package: age\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.2.1-1\nMaintainer: A <a@a>\n"
+    )
+    found = binaries(build(PACKAGES, database, installer=[age, PACKAGES[2]]))
+
+    held = {name: [each["value"] for each in component["properties"]] for name, component in found.items()}
+    assert held == {"age": ["installer"], "base-files": ["core"], "bash": ["core"], "libc6": ["core", "installer"]}
+    assert found["age"]["hashes"] == [{"alg": "SHA-256", "content": "e" * 64}]
+
+
+def test_package_that_is_only_unpacked_is_listed() -> None:
+    """The kernel: its files are in the image, its scripts never ran."""
+    kernel = Package("linux-image", "6.12", "amd64", "linux=6.12", "debian", "pool/l.deb", 1, "f" * 64, ("kernel",))
+    database = (
+        "Package: linux-image\nStatus: install ok unpacked\nArchitecture: amd64\nVersion: 6.12\nMaintainer: A <a@a>\n"
+    )
+    assert "linux-image" in binaries(build([*PACKAGES, kernel], database))
+
+
+def test_package_that_debsbom_leaves_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = sbom._scan
+
+    def forgetful(*arguments: Any, **settings: Any) -> dict[str, Any]:
+        document = scan(*arguments, **settings)
+        document["components"] = [each for each in document["components"] if each["name"] != "libc6"]
+        return document
+
+    monkeypatch.setattr(sbom, "_scan", forgetful)
+    with pytest.raises(FleetError, match=r"left out 1 packages, first libc6=2.41"):
+        build()
+
+
 def test_binary_package_carries_digest_and_distribution(document: dict[str, Any]) -> None:
     bash = binaries(document)["bash"]
 
@@ -144,16 +173,16 @@ def test_source_that_was_only_built_in_has_a_supplier(document: dict[str, Any]) 
     assert source["supplier"] == {"name": "Debian"}
 
 
-def test_same_bytes_whatever_the_order_of_hashing(root: Path) -> None:
+def test_same_bytes_whatever_the_order_of_hashing() -> None:
     script = (
-        "import sys, json; from pathlib import Path; sys.path[:0] = json.loads(sys.argv[1])\n"
+        "import sys, json; sys.path[:0] = json.loads(sys.argv[1])\n"
         "import importlib.util as u\n"
         "spec = u.spec_from_file_location('t', sys.argv[2]); t = u.module_from_spec(spec); spec.loader.exec_module(t)\n"
-        "print(json.dumps(t.build(Path(sys.argv[3])), sort_keys=True))"
+        "print(json.dumps(t.build(), sort_keys=True))"
     )
     printed = {
         subprocess.run(
-            [sys.executable, "-c", script, json.dumps(sys.path), __file__, str(root)],
+            [sys.executable, "-c", script, json.dumps(sys.path), __file__],
             env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
@@ -162,20 +191,20 @@ def test_same_bytes_whatever_the_order_of_hashing(root: Path) -> None:
     }
 
     assert len(printed) == 1
-    assert json.loads(printed.pop()) == build(root, PACKAGES[::-1])
+    assert json.loads(printed.pop()) == build(PACKAGES[::-1])
 
 
-def test_serial_number_changes_with_a_package(root: Path, document: dict[str, Any]) -> None:
-    fewer = build(root, PACKAGES[1:])
+def test_serial_number_changes_with_a_package(document: dict[str, Any]) -> None:
+    fewer = build(PACKAGES[1:])
 
     assert fewer["serialNumber"] != document["serialNumber"]
 
 
-def test_package_that_dpkg_does_not_know_is_refused(root: Path) -> None:
+def test_package_that_dpkg_does_not_know_is_refused() -> None:
     stranger = Package("zsh", "1", "amd64", "zsh=1", "debian", "pool/zsh.deb", 1, "d" * 64, ("gateway",))
 
     with pytest.raises(FleetError, match="zsh=1"):
-        build(root, [*PACKAGES, stranger])
+        build([*PACKAGES, stranger])
 
 
 def test_validation_refuses_what_cyclonedx_does_not_know(document: dict[str, Any]) -> None:
