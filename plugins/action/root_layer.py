@@ -3,19 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, ClassVar
+
+from ansible.release import __version__ as ansible_version
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._image.layer import LAYER
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, remove_tree
+from ansible_collections.vauban.fleet.plugins.module_utils._lock import locked
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
 from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
-from ansible_collections.vauban.fleet.plugins.plugin_utils._step import StepAction, sandbox_at
+from ansible_collections.vauban.fleet.plugins.plugin_utils._snapshots import Inputs, Snapshots, ground_of
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
 
 # What Ansible itself adds to a host's variables, and what this build adds: none of it configures the product.
 _FOREIGN: tuple[str, ...] = ("_", "ansible_", "rootfs_", "inventory_", "group", "omit", "playbook_dir")
@@ -34,68 +39,118 @@ _OF_IMAGES = {
     *("product_escrow_recipients", "product_installation", "fleet_enrolment", "fleet_escrow_recipients"),
     *("product_kernel_arguments", "product_root_format", "product_tpm_pcrs"),
 }
-RECORD = "record.jsonl"
+# What the modules and templates of roles are run by.
+_CODE = (COLLECTION / "plugins", COLLECTION / "files")
 
 
 class ActionModule(StepAction):
-    """Opens the layer that roles write to, empty if anything that reaches it changed; and closes it after them."""
+    """Opens the layer that roles write to, closes it after them, and keeps what it was after each of them.
+
+    If anything that reaches the layer changed, it is opened as it was before the first role that the change reaches.
+    """
 
     SPEC: ClassVar[dict[str, Any]] = {
-        "state": {"type": "str", "choices": ["opened", "closed"], "required": True},
+        "state": {"type": "str", "choices": ["opened", "kept", "closed"], "required": True},
         "base": {"type": "path", "required": True},
         "sdk": {"type": "path", "required": True},
         "dest": {"type": "path", "required": True},
         "roles": {"type": "list", "elements": "str", "required": True},
+        "role": {"type": "str"},
+        "from_nothing": {"type": "bool", "default": False},
     }
+    _start = 0
+
+    def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """As every step; opening also says which roles have to run."""
+        if arguments["state"] == "kept":
+            return self._keep(arguments)
+        result = super().act(arguments)
+        if arguments["state"] == "opened":
+            result["roles"] = arguments["roles"][self._start :] if result["changed"] else []
+            if self._start and result["roles"]:
+                result["reason"] += f"; from role {result['roles'][0]} on"
+        return result
+
+    def _keep(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        layer = Path(arguments["dest"])
+        if not arguments["role"]:
+            raise FleetError("required with state kept", where="role", remedy="name the role that just ran")
+        if not arguments["from_nothing"] and not self._task.check_mode:
+            with locked(layer):
+                Snapshots(layer).keep(arguments["role"])
+        return {"changed": False}
 
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The tree below, the host's variables, and the files of every role that takes part."""
-        variables = self.task_vars["hostvars"].raw_get(self.task_vars["inventory_hostname"])
-        chosen = {name: value for name, value in variables.items() if not name.startswith(_FOREIGN)}
-        chosen = {name: value for name, value in chosen.items() if name not in _PLACES}
+        chosen = self._variables(arguments)
         layer = Path(arguments["dest"])
         roles = {name: role_path(name, self) for name in arguments["roles"]}
-        for entry in _record(layer):
-            if entry.get("role") and entry["role"] not in roles:
-                roles[entry["role"]] = self._path_of_recorded(entry)
+        for entry in Snapshots(layer).record():
+            for name, place in entry.get("roles", {}).items():
+                roles.setdefault(name, self._find(name, place))
         # Role product, which runs this, has those settings for the images it makes later.
         configuring = [path for name, path in roles.items() if name != self._task._role.get_name()]
         chosen = _without_unnamed(chosen, _OF_IMAGES, configuring)
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
             "roles": _digest.of_data({name: _digest.of_tree(path) for name, path in roles.items() if path.is_dir()}),
+            **({"from nothing": "required"} if arguments["from_nothing"] else {}),
             "list of roles": _digest.of_data(arguments["roles"]),
             **{f"variable {name}": _digest.of_data(value) for name, value in chosen.items()},
         }
         return Stage(layer / "upper", inputs)
 
-    def _path_of_recorded(self, entry: Mapping[str, str]) -> Path:
+    def _variables(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables of the host that may configure the product, as written; not what roles told meanwhile."""
+        variables = self.task_vars["hostvars"].raw_get(self.task_vars["inventory_hostname"])
+        before = Snapshots(Path(arguments["dest"])).names() if arguments["state"] == "closed" else None
+        names = variables.keys() if before is None else variables.keys() & before
+        return {name: variables[name] for name in variables if name in names and _configures(name)}
+
+    def _find(self, name: str, place: str) -> Path:
         """A role that took part lies where it is found now; one that only another role can find, where it was."""
         try:
-            return role_path(entry["role"], self)
+            return role_path(name, self)
         except FleetError:
-            return Path(entry["role_path"])
+            if not place:
+                raise
+            return Path(place)
+
+    def _inputs(self, arguments: Mapping[str, Any]) -> Inputs | None:
+        """What reaches each role; None if no snapshot is to be used."""
+        if arguments["from_nothing"]:
+            return None
+        # The roles see the variables of the one that applies them.
+        own = {**self._task._role._default_vars, **self._task._role._role_vars}
+        known = {name: value for name, value in own.items() if name not in _PLACES} | self._variables(arguments)
+        ground = ground_of(
+            digest_of(Path(arguments["base"])), digest_of(Path(arguments["sdk"])), ansible_version, trees=_CODE
+        )
+        applying = self._task._role.get_name()
+        return Inputs(ground, applying, arguments["roles"], known, _OF_IMAGES, functools.cache(self._find))
 
     def build(self, arguments: Mapping[str, Any], stage: Stage) -> None:
-        """Empty the layer in state ``opened``: only closing it makes it whole."""
+        """Empty the layer in state ``opened``, or take it back some roles: only closing it makes it whole."""
         if arguments["state"] == "closed":
             super().build(arguments, stage)
             return
         stage.begin()
-        layer = stage.output.parent
-        for name in ("upper", "work"):
-            remove_tree(layer / name)
-        (layer / RECORD).unlink(missing_ok=True)
+        names = self._variables(arguments)
+        self._start = Snapshots(stage.output.parent).open(self._inputs(arguments), names)
 
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
         """Check that every write of a role was recorded; the origin of each file is part of the release."""
-        record = _record(stage.output.parent)
-        if not record:
+        snapshots = Snapshots(stage.output.parent)
+        record = snapshots.record()
+        if not any("origin" in entry for entry in record):
             raise FleetError(
                 "no task was recorded, so the origin of files is unknown",
                 where="ansible.cfg: callbacks_enabled",
                 remedy="add vauban.fleet.origin to callbacks_enabled",
             )
+        wrong = snapshots.close(self._inputs(arguments))
+        if wrong:
+            raise FleetError(wrong, where=arguments["dest"], remedy="build again: all roles run then")
         files = {path: entry["origin"] for entry in record for path in entry["paths"]}
         layer = stage.output.parent
         content = inside.call(
@@ -115,6 +170,10 @@ class ActionModule(StepAction):
         }
 
 
+def _configures(name: str) -> bool:
+    return not name.startswith(_FOREIGN) and name not in _PLACES
+
+
 def _without_unnamed(variables: dict[str, Any], names: Set[str], roles: Iterable[Path]) -> dict[str, Any]:
     """The variables without those of ``names`` that neither a file of a role nor the value of another names."""
     texts = [path.read_bytes() for role in roles for path in role.rglob("*") if path.is_file()]
@@ -122,10 +181,3 @@ def _without_unnamed(variables: dict[str, Any], names: Set[str], roles: Iterable
     text = b"\n".join([*texts, json.dumps(rest, default=str).encode()])
     named = {name for name in names & variables.keys() if name.encode() in text}
     return _without_unnamed(variables, names - named, roles) if named else rest
-
-
-def _record(layer: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in (layer / RECORD).read_text("utf-8").splitlines()]
-    except FileNotFoundError:
-        return []

@@ -6,22 +6,24 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: root_layer
-short_description: Open and close the layer that roles write to
+short_description: Open, keep and close the layer that roles write to
 author: Vauban maintainers (@vauban)
 version_added: 0.1.0
 description:
   - A product is configured by roles that run inside its tree, through connection
     P(vauban.fleet.rootfs#connection). What they change is kept in a layer over the tree, which itself is only read.
   - Opening compares the tree, the roles' files and the variables of the host with those the layer was made from. If
-    anything differs the layer is emptied, and the roles have to run.
+    anything differs it is taken back to what it was before the first role that the change reaches, and the roles from
+    there on have to run; in doubt the layer is emptied.
   - Closing remembers all this, and which task wrote each file (P(vauban.fleet.origin#callback) records it).
 options:
   state:
     description:
-      - V(opened) before the roles. The task is changed if they have to run.
-      - V(closed) after them.
+      - V(opened) before the roles. The task is changed if any have to run, and returns which.
+      - V(kept) after each of them, so that a later build can begin there.
+      - V(closed) after all.
     type: str
-    choices: [opened, closed]
+    choices: [opened, kept, closed]
     required: true
   base:
     description: The root tree made by M(vauban.fleet.root_tree). It is only read.
@@ -40,10 +42,22 @@ options:
     type: list
     elements: str
     required: true
+  role:
+    description: The one of O(roles) that just ran. Required with O(state=kept).
+    type: str
+  from_nothing:
+    description: Run all roles whenever one has to run, and keep nothing between them.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - vauban.fleet._attributes.step
 notes:
   - All variables of the host count as inputs but for those that Ansible sets and those that begin with an underscore.
+  - A variable reaches the roles that name it in any of their files, or name another one whose value names it. It
+    reaches all roles if none does. It also reaches a role that could read it without its name, through C(hostvars),
+    C(vars), a plugin of another collection or a template outside the role.
+  - No role is left out if one before it in the list leaves facts, hosts, exposed variables or effects outside the tree
+    in the play, or if a later one uses what it registered or its handlers; and none if a handler ran in the tree.
 seealso:
   - module: vauban.fleet.root_tree
   - module: vauban.fleet.core_image
@@ -61,7 +75,16 @@ EXAMPLES = r"""
     roles: [vauban.fleet.core]
   register: layer
 
-# Here the roles run if layer is changed, through connection vauban.fleet.rootfs.
+# Here layer.roles run if layer is changed, through connection vauban.fleet.rootfs, with a task like this after each.
+
+- name: Keep what the layer is now
+  vauban.fleet.root_layer:
+    state: kept
+    role: vauban.fleet.core
+    base: "{{ tree.path }}"
+    sdk: /srv/build/sdk/current
+    dest: /srv/build/gateway/work/0.1.0/layer
+    roles: [vauban.fleet.core]
 
 - name: Close the layer
   vauban.fleet.root_layer:
@@ -74,7 +97,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changed:
-  description: Whether the layer was emptied or closed or, in check mode, would be.
+  description: Whether the layer was taken back or closed or, in check mode, would be.
   returned: always
   type: bool
   sample: true
@@ -83,6 +106,12 @@ reason:
   returned: success
   type: str
   sample: "changed: roles, variable product_hostname"
+roles:
+  description: The roles that have to run, in this order.
+  returned: success of O(state=opened)
+  type: list
+  elements: str
+  sample: [vauban.fleet.core]
 seconds:
   description: How long the step took, in seconds.
   returned: success
