@@ -117,9 +117,6 @@ class Connection(ConnectionBase):
         python.chmod(0o755)
         self._sandbox = Sandbox(Path(self.get_option("rootfs_sdk")), self._layer / "mounts")
         self._tree = Layers((base,), self._layer / "upper", self._layer / "work")
-        probe = self._run("true", None)
-        if probe.returncode != 0:
-            raise AnsibleConnectionFailure(f"{base}: no command runs in this tree: {probe.stderr.strip()}")
         self._connected = True
         return self
 
@@ -138,6 +135,8 @@ class Connection(ConnectionBase):
         """Run a shell command in the tree."""
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         completed = self._run(cmd, in_data)
+        if completed.returncode != 0:
+            self._require_shell()
         return completed.returncode, completed.stdout_bytes, completed.stderr_bytes
 
     @ensure_connect
@@ -150,6 +149,7 @@ class Connection(ConnectionBase):
             raise AnsibleError(f"{in_path}: cannot be read: {exc.strerror}") from exc
         completed = self._run(f"cat > {shlex.quote(out_path)}", content)
         if completed.returncode != 0:
+            self._require_shell()
             raise AnsibleConnectionFailure(f"{out_path}: cannot be written in the tree: {completed.stderr.strip()}")
 
     @ensure_connect
@@ -158,6 +158,7 @@ class Connection(ConnectionBase):
         super().fetch_file(in_path, out_path)
         completed = self._run(f"cat {shlex.quote(in_path)}", None)
         if completed.returncode != 0:
+            self._require_shell()
             raise AnsibleConnectionFailure(f"{in_path}: cannot be read in the tree: {completed.stderr.strip()}")
         Path(out_path).write_bytes(completed.stdout_bytes)
 
@@ -168,9 +169,18 @@ class Connection(ConnectionBase):
     def close(self) -> None:
         """Nothing runs between commands; only the transfer directory is emptied."""
         if self._connected:
-            with suppress(FleetError):
-                remove_tree(self._layer / "tmp")
+            with suppress(FleetError, FileNotFoundError):
+                # Most tasks leave nothing there, and removing it takes namespaces.
+                if any((self._layer / "tmp").iterdir()):
+                    remove_tree(self._layer / "tmp")
         self._connected = False
+
+    def _require_shell(self) -> None:
+        """A command failed: say so if none would run in this tree. Asking before each would cost as much as most do."""
+        probe = self._run("true", None)
+        if probe.returncode != 0:
+            base = self.get_option("rootfs_base")
+            raise AnsibleConnectionFailure(f"{base}: no command runs in this tree: {probe.stderr.strip()}")
 
     def _run(self, cmd: str, stdin: bytes | None) -> Completed:
         self._display.vvv(f"EXEC {cmd}", host=self.get_option("rootfs_layer"))
