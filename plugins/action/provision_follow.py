@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ansible.utils.display import Display
 
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision import follow
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action import (
     SITE,
@@ -18,6 +19,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action imp
     read_site,
 )
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.follow import Follower
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.issue import Issuer
 
 
@@ -26,7 +28,8 @@ class ActionModule(ProvisionAction):
 
     SPEC: ClassVar[dict[str, Any]] = {
         **SITE,
-        "issuing_key": {"type": "path", "required": True},
+        "goal": {"type": "str", "choices": [follow.INSTALLED, follow.WIPED], "default": follow.INSTALLED},
+        "issuing_key": {"type": "path"},
         "issuing_passphrase": {"type": "str", "no_log": True},
         "days": {"type": "int", "default": 365},
         "patience": {"type": "float", "default": 3600.0},
@@ -40,14 +43,22 @@ class ActionModule(ProvisionAction):
         """Follow until nothing more is to be expected. Whether all came is not judged here."""
         loaded = read_site(arguments)
         hosts = installed_hosts(loaded, arguments["hosts"])
-        key, passphrase = Path(arguments["issuing_key"]), arguments["issuing_passphrase"]
-        issuer = Issuer.of_site(loaded.plan, loaded.file, key, passphrase, arguments["days"])
-        issuer.check()
+        goal, issuer = arguments["goal"], _issuer(loaded, arguments)
         if arguments["check"] or self._task.check_mode:
-            return {"changed": False, "hosts": {}, "failed_hosts": [], "past": [], "signed": 0}
+            return {
+                "changed": False,
+                "hosts": {},
+                "failed_hosts": [],
+                "past": [],
+                "signed": 0,
+                "table": [],
+                "missing": [],
+            }
         signed: list[str] = []
 
         def sign(host: str, name: str, request: str) -> str:
+            if issuer is None:
+                raise FleetError("nobody signs for a machine whose disk is to be erased", where=host)
             chain = issuer.issue(host, name, request)
             signed.append(f"{host} {name}")
             return chain
@@ -63,6 +74,7 @@ class ActionModule(ProvisionAction):
             grace=arguments["grace"],
             pause=arguments["pause"],
             past=frozenset(arguments["past"]),
+            goal=goal,
         )
         found = follower.run()
         return {
@@ -71,5 +83,22 @@ class ActionModule(ProvisionAction):
             "failed_hosts": [row.host for row in found if row.state == follow.FAILED],
             "past": sorted({row.enrolment for row in found if row.state in follow.ENDED and row.enrolment}),
             "signed": len(signed),
+            "table": follow.table(found),
+            "missing": [row.host for row in found if row.state != goal],
             "reason": follow.counted(found),
         }
+
+
+def _issuer(loaded: LoadedSite, arguments: Mapping[str, Any]) -> Issuer | None:
+    """What signs, and can. Machines that are installed need it, and no others.
+
+    :raises FleetError: it cannot, or is not named.
+    """
+    if arguments["goal"] != follow.INSTALLED:
+        return None
+    if arguments["issuing_key"] is None:
+        raise FleetError("missing", where="issuing_key", remedy="name the key of the issuing authority")
+    key, passphrase = Path(arguments["issuing_key"]), arguments["issuing_passphrase"]
+    issuer = Issuer.of_site(loaded.plan, loaded.file, key, passphrase, arguments["days"])
+    issuer.check()
+    return issuer

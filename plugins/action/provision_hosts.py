@@ -75,7 +75,7 @@ class ActionModule(ProvisionAction):
             "hosts_changed": changing,
             "problems": problems,
             "start": start,
-            "past": sorted(follow.ended_now(fleet, hosts)),
+            "past": sorted(follow.ended_now(fleet, hosts, (*follow.ENDED, follow.WIPED))),
             "releases": {product: release.name for product, release in found.items()},
             "strangers": [follow.stranger(each) for each in fleet.others if each["state"] == follow.QUARANTINED],
         }
@@ -165,7 +165,7 @@ def _to_start(fleet: Fleet, hosts: Sequence[str], wanted: Mapping[str, Any], pro
     for name in hosts:
         (row,) = follow.rows(fleet, [name], {})
         again = row.state == follow.INSTALLED and wanted[name]["reinstall"]
-        if name not in problems and (again or row.state not in (follow.INSTALLED, *follow.UNDER_WAY)):
+        if name not in problems and (again or row.state not in (follow.INSTALLED, follow.WIPING, *follow.UNDER_WAY)):
             start.append(name)
     return start
 

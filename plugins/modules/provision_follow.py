@@ -13,14 +13,19 @@ description:
   - Says, while it runs, what happens to each host. Signs certificate requests with the issuing authority of the site as
     they come, by the rules of role P(vauban.fleet.site_pki#role); keys never leave the controller, or the machine.
   - Machines that wait in quarantine are named.
-  - Ends when every host is installed or has failed for good, or when there was no news for O(patience). Whether all
-    came is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
+  - With O(goal=wiped) it follows machines while they erase their disks, and signs nothing.
+  - Ends when every host has come to its goal or has failed for good, or when there was no news for O(patience). Whether
+    all came is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts.
 options:
+  goal:
+    description: What the hosts are to come to.
+    type: str
+    choices: [installed, wiped]
+    default: installed
   issuing_key:
-    description: Key of the issuing authority, on the controller.
+    description: Key of the issuing authority, on the controller. Required for O(goal=installed).
     type: path
-    required: true
   issuing_passphrase:
     description: Its passphrase.
     type: str
@@ -96,6 +101,18 @@ failed_hosts:
   sample: []
 past:
   description: Enrolments of these hosts that have ended, for O(past) of the next time.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+table:
+  description: Where each host is, in lines for people.
+  returned: success
+  type: list
+  elements: str
+  sample: ["HOST    CLASS  STATE      DONE   SEEN  WHAT IT SAID LAST"]
+missing:
+  description: Hosts that have not come to their goal.
   returned: success
   type: list
   elements: str

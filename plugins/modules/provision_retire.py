@@ -12,7 +12,9 @@ version_added: 0.4.0
 description:
   - Ends what is under way for a host, forgets which machine it was, and takes from what is expected of it all by which
     a machine would become the host unasked. The audit log, evidence and recovery keys in escrow stay.
-  - Runs on the provisioning server (C(delegate_to)), once for all hosts. It does nothing to the machines themselves.
+  - With O(wipe) the service orders each machine to erase its disk when it next starts the installer, and proves by its
+    TPM that it is the one.
+  - Runs on the provisioning server (C(delegate_to)), once for all hosts. It does not start machines.
 options:
   hosts:
     description: The hosts. Those that the service does not know are passed over.
@@ -23,6 +25,11 @@ options:
     description: Why, for the audit log.
     type: str
     required: true
+  wipe:
+    description:
+      - Whether the machines are to erase their disks. V(false) takes an order back that is not done yet.
+      - Unless set, it stays as it is.
+    type: bool
 attributes:
   check_mode:
     support: full
@@ -56,4 +63,21 @@ calls:
   type: list
   elements: str
   sample: [POST /hosts/paris-files1/forget]
+wiping:
+  description: Hosts whose machines have an order to erase their disks that is not done yet.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+problems:
+  description: Hosts that the service takes no such order for, and why.
+  returned: success
+  type: dict
+  sample: {}
+past:
+  description: Enrolments of these hosts that have ended, for O(vauban.fleet.provision_follow#module:past).
+  returned: success
+  type: list
+  elements: str
+  sample: []
 """

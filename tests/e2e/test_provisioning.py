@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from bare import FAILED, Bare, bare_machine, state
-from disks import cut_out, volumes
+from disks import Extent, cut_out, volumes
 from machines import BOOT_TIMEOUT, Boot
 from provisioned_site import (
     GATEWAY,
@@ -130,3 +130,31 @@ def test_installed_machine_is_not_installed_again_unasked(
     reason = server.admin.get("/admin/v1/audit").json()["records"][-1]["detail"]["reason"]
     assert reason == f"{GATEWAY} is installed, and reinstall is not set"
     assert state(server, GATEWAY)[0] == "installed"
+
+
+def test_retired_machine_erases_its_disk(
+    server: ProvisioningServer, site: Site, bare: Machines, boot: Boot, tmp_path: Path
+) -> None:
+    """The last that happens to it: its disk holds nothing any more, and neither do its firmware and its TPM."""
+    spec = bare[GATEWAY].spec
+    disk = spec.disks[0].path
+    state_volume = volumes(disk)["state"]
+    with site.playing("retire", "--limit", GATEWAY, "-e", "reason=sold", "-e", "wipe=true") as retiring:
+        retiring.wait_for(f"Switch on, with the network as boot source: {GATEWAY}", within=180)
+        with boot(spec) as machine:
+            machine.serial.wait_for(f"WIPED {GATEWAY}", timeout=BOOT_TIMEOUT, fail_on=[FAILED, "INSTALLED"])
+            machine.wait_exit(BOOT_TIMEOUT)
+        retiring.end(within=60)
+    record = server.admin.get("/admin/v1/audit").json()["records"][-1]
+    evidence = record["detail"]["evidence"]
+    assert record["action"] == "wiped"
+    assert (evidence["volumes"], evidence["discarded"]) == (["fleet/state"], True)
+    assert evidence["boot_entries"], "the firmware had an entry for the disk"
+    assert evidence["tpm"]["cleared"]
+    assert "0x81000001" in evidence["tpm"]["evicted"], "the storage key that systemd had made"
+    size, end = disk.stat().st_size, 1 << 20
+    for number, place in enumerate((state_volume, Extent(0, end), Extent(size - end, end))):
+        part = tmp_path / f"part{number}"
+        cut_out(disk, place, part)
+        assert part.stat().st_blocks == 0, f"something is left at {place}"
+    assert state(server, GATEWAY)[0] == "wiped"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from endorsement import Ends
-from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, Machine, age_file, sign
+from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, WIPED_DISK, Machine, age_file, sign
 from enrolment_apps import Server, served
 from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, judging_server, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import PROVEN, WIPING, Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
@@ -114,7 +114,7 @@ def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms
     tpms["one"].boot(INSTALLER)
     enrolment = Enrolment(wire, print)
     enrolment.present(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
-    enrolment.prove()
+    assert enrolment.prove() == PROVEN
     wanted = enrolment.installation()
     assert (wanted["host"], wanted["escrow"]) == ("one", {"recipients": RECIPIENTS})
     enrolment.report("partition", 10, "everything on /dev/vda is erased", {})
@@ -137,6 +137,63 @@ def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms
     enrolment.report("written", 100, "done", {"receipt": receipt["sha256"], "manifest_sha256": MANIFEST, **header})
     (seen,) = server.admin.get("/admin/v1/machines/one").json()["enrolments"]
     assert seen["state"] == "written"
+
+
+@pytest.fixture
+def ordered(server: Server, machine: Machine, tpms: dict[str, Tpm]) -> Tpm:
+    """The TPM of a machine that was the host, and is to erase its disk; it has booted the installer."""
+    machine.advance("written")
+    tpms["one"].boot(INSTALLED)
+    assert machine.attest().is_success
+    assert server.admin.put("/admin/v1/hosts/one/wipe", json={"reason": "sold"}).json() == {"changed": True}
+    return tpms["one"]
+
+
+def test_machine_that_proves_itself_is_told_to_erase_its_disk(
+    server: Server, wire: Wire, both: Ends, ordered: Tpm
+) -> None:
+    ordered.boot(INSTALLER)
+    enrolment = Enrolment(wire, print)
+    enrolment.present(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
+    assert enrolment.prove() == WIPING
+    assert enrolment.wipe() == {"host": "one", "disk": {"serial": "DISK1"}, "begun": None}
+    enrolment.report("wipe", 10, "wipe: the disk", {"disk": WIPED_DISK})
+    both.machine("one", "tool", "tpm2_createprimary", "-C", "o", "-c", "left.context", "-Q")
+    both.machine("one", "tool", "tpm2_evictcontrol", "-C", "o", "-c", "left.context", "0x81000001", "-Q")
+    cleared = both.machine("one", "clear")
+    assert (cleared["cleared"], cleared["left"]) == (True, [])
+    assert "0x81000001" in cleared["evicted"]
+    evidence = {"volumes": ["fleet/state"], "discarded": True, "boot_entries": [], "tpm": cleared}
+    enrolment.report("wiped", 100, "the disk is erased", {"disk": WIPED_DISK, **evidence})
+    assert server.last()["action"] == "wiped"
+    before = (ordered.ek, ordered.ak.public)
+    ordered.boot(INSTALLER)
+    assert (ordered.ek, ordered.ak.public) == before, "a TPM that is cleared is still the same TPM"
+
+
+def test_changed_installer_and_other_tpm_are_told_nothing(
+    server: Server, machine: Machine, tpms: dict[str, Tpm], ordered: Tpm
+) -> None:
+    ordered.boot({**INSTALLER, 11: "other parts"})
+    machine.apply()
+    assert machine.prove().status_code == 403
+    assert machine.own("GET", "/wipe").status_code == 409
+    machine.tpm = tpms["thief"]
+    assert machine.apply().status_code == 403
+    assert server.admin.get("/admin/v1/machines/one").json()["wipe"] is not None
+
+
+def test_tpm_with_a_password_loses_its_keys_one_by_one(both: Ends, tpms: dict[str, Tpm]) -> None:
+    """TPM2_Clear needs an authorisation that nobody here has."""
+    tpms["thief"].boot(INSTALLER)
+    for words in (["-C", "o", "-c", "left.context"], ["-C", "o", "-c", "left.context", "0x81000002"]):
+        both.machine("thief", "tool", "tpm2_evictcontrol" if "0x81000002" in words else "tpm2_createprimary", *words)
+    both.machine("thief", "tool", "tpm2_changeauth", "-c", "lockout", "secret")
+    both.machine("thief", "tool", "tpm2_changeauth", "-c", "platform", "secret")
+    cleared = both.machine("thief", "clear")
+    assert (cleared["cleared"], cleared["evicted"]) == (False, ["0x81000002"])
+    assert all(handle.startswith("0x8101") for handle in cleared["left"]), "only the maker's own"
+    assert "tpm:" in cleared["problem"]
 
 
 def test_installer_with_another_tpm_is_refused(server: Server, wire: Wire, both: Ends) -> None:

@@ -337,3 +337,59 @@ def test_host_that_is_retired_is_nobody_any_more(site: Site) -> None:
     done = site.play("retire", *words)
     assert done.returncode == 0, done.stdout
     assert "nothing had to be done" in done.stdout
+
+
+def test_disks_of_retired_hosts_are_erased_by_their_own_machines(site: Site) -> None:
+    """One by its power controller; that of the other starts too late, and the same command goes on."""
+    first, second = site.machine("one"), site.machine("two")
+    for each in (first, second):
+        each.start()
+    assert site.play("provision", "--limit", "one,two").returncode == 0
+    first.done()
+    second.done()
+    words = ["--limit", "one,two", "-e", "reason=sold", "-e", "wipe=true"]
+    done = site.play("retire", *words, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.server.last()["action"] == "installed"
+    again = site.machine("one", once=lambda: site.server.admin.get("/admin/v1/machines/one").json()["wipe"])
+    again.start()
+    done = site.play("retire", *words, "-e", "provision_patience=15")
+    assert done.returncode == 2, done.stdout + done.stderr
+    again.done()
+    assert again.machine.state() == "wiped"
+    assert "two. Their disks will be erased" in done.stdout
+    assert "1 of 2 disks are not erased: two" in done.stdout
+    assert "switch it on; its disk will be erased" in done.stdout
+    late = site.machine("two")
+    late.start()
+    done = site.play("retire", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    late.done()
+    assert late.machine.state() == "wiped"
+    before = site.server.log()
+    done = site.play("retire", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing had to be done" in done.stdout
+    assert site.server.log() == before
+    stranger = site.machine("one")
+    stranger.start()
+    deadline = time.monotonic() + 10
+    while site.server.last()["action"] != "quarantined":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_order_to_erase_a_disk_is_taken_back(site: Site) -> None:
+    machine = site.machine("one")
+    machine.start()
+    assert site.play("provision", "--limit", "one").returncode == 0
+    machine.done()
+    words = ["--limit", "one", "-e", "reason=sold"]
+    assert site.play("retire", *words, "-e", "wipe=true", "-e", "provision_patience=0").returncode == 2
+    done = site.play("retire", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.server.admin.get("/admin/v1/machines/one").json()["wipe"], "it stays as it was said"
+    done = site.play("retire", *words, "-e", "wipe=false")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.server.last()["action"] == "wipe withdrawn"
+    assert site.server.admin.get("/admin/v1/machines/one").json()["wipe"] is None

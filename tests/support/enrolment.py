@@ -31,6 +31,7 @@ INSTALLED = {"4": "33" * 32, "11": "44" * 32}
 RELEASE = {"product": "server", "version": "1.0", "manifest_sha256": MANIFEST}
 RECIPIENTS = ["age1" + "q" * 58, "age1" + "p" * 58]
 TOKENS = ["systemd-recovery", "systemd-tpm2"]
+WIPED_DISK = {"path": "/dev/vda", "serial": "DISK1", "wwn": "", "size": 1 << 35}
 IKE = "1.3.6.1.5.5.7.3.17"
 PEM = {"Content-Type": "application/x-pem-file"}
 CHAIN = {"Content-Type": "application/pem-certificate-chain"}
@@ -284,6 +285,13 @@ class Machine:
             "key_slots": slots,
         }
         return self.report("written", **{**evidence, **changes})
+
+    def begin_wipe(self, **changes: Any) -> Any:
+        return self.report("wipe", disk={**WIPED_DISK, **changes})
+
+    def wiped(self, **changes: Any) -> Any:
+        done: dict[str, Any] = {"disk": WIPED_DISK, "volumes": ["fleet/state"], "discarded": True}
+        return self.report("wiped", **{**done, "boot_entries": ["0001"], "tpm": {"cleared": True}, **changes})
 
     def attest(self, pcrs: Mapping[str, str] | None = None) -> Any:
         nonce = self.own("GET", "/nonce").json()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -259,8 +259,11 @@ class Site:
 
 
 class InstalledMachine(threading.Thread):
-    """A machine from power-on to its first boot from the disk, as the installer and the host would do it.
+    """A machine from power-on to its first boot from the disk, as the installer and the host would do it; or one that
+    is told to erase its disk, and does.
 
+    :param after: seconds after which it is switched on.
+    :param once: true as soon as it is switched on.
     :param until: the last state it brings itself to; ``failed`` reports a failure while it installs.
     """
 
@@ -271,6 +274,7 @@ class InstalledMachine(threading.Thread):
         *,
         until: str = "installed",
         after: float = 0,
+        once: Callable[[], Any] = lambda: True,
         recovery_key: str | None = None,
         **values: Any,
     ) -> None:
@@ -282,7 +286,7 @@ class InstalledMachine(threading.Thread):
             "installed": _registers(found["uki"]["pcr"], "boot_loader", "ready"),
         }
         release = {"product": "server", "version": "1.0", "manifest_sha256": digest}
-        self.site, self.host, self.until, self.after = site, host, until, after
+        self.site, self.host, self.until, self.after, self.once = site, host, until, after, once
         self.machine = Machine(site.server, release=release, predicted=self.predicted, **values)
         self.recovery_key = recovery_key or age_file()
         self.installation: dict[str, Any] = {}
@@ -292,6 +296,7 @@ class InstalledMachine(threading.Thread):
 
     def run(self) -> None:
         time.sleep(self.after)
+        self._wait(self.once)
         try:
             self._run()
         except BaseException as exc:
@@ -313,6 +318,10 @@ class InstalledMachine(threading.Thread):
         self._wait(lambda: machine.state() != "quarantined")
         if machine.state() == "challenged":
             assert machine.prove().status_code == 200
+        if machine.state() == "wiping":
+            assert machine.begin_wipe().status_code == 204
+            assert machine.wiped().status_code == 204
+            return
         self.installation = machine.own("GET", "/installation").json()
         machine.report("partition")
         if self.until == "failed":

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def enter(disk: Path, label: str) -> dict[str, Any]:
     run(["efibootmgr", "--quiet", "--create", "--disk", disk, "--part", "1", *entry])
     order = re.search(r"^BootOrder: (.*)$", run(["efibootmgr"]).stdout, re.MULTILINE)
     return {"boot_order": order[1] if order else ""}
+
+
+def leave(partitions: Iterable[str]) -> list[str]:
+    """Delete the firmware's entries that start something from these partitions, whatever they are called.
+
+    :param partitions: their UUIDs, as in the partition table (GPT).
+    :returns: evidence: the numbers of the entries.
+    """
+    wanted = "|".join(re.escape(each) for each in partitions)
+    if not wanted:
+        return []
+    known = run(["efibootmgr", "--verbose"]).stdout
+    found = re.findall(rf"^Boot([0-9A-F]{{4}})[* ] .*GPT,(?:{wanted}),", known, re.MULTILINE | re.IGNORECASE)
+    for number in found:
+        run(["efibootmgr", "--quiet", "--delete-bootnum", "--bootnum", number])
+    return [str(number) for number in found]
 
 
 def repeat() -> None:

@@ -17,6 +17,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import 
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import EK, Quote
 
 PEM = "application/x-pem-file"
+# What a machine has shown to be: a host, or one that was a host and is to erase its disk.
+PROVEN, WIPING = "proven", "wiping"
 _POLL = 10.0  # seconds; a service that has many to serve says more
 
 
@@ -41,7 +43,7 @@ class Enrolment:
     def __init__(self, wire: Wire, say: Callable[[str], None]) -> None:
         self._wire, self._say = wire, say
         self.id = self.token = ""
-        self._prover: Callable[[], None] = lambda: None
+        self._prover: Callable[[], str] = lambda: PROVEN
 
     def present(self, release: Mapping[str, str], hardware: Mapping[str, Any], tpm: Tpm | None) -> None:
         """Present the machine, and wait until the site knows it.
@@ -63,16 +65,21 @@ class Enrolment:
         if tpm is not None and status["state"] == "challenged":
             self._prover = lambda: self._prove(tpm, ak, status["challenge"])
 
-    def prove(self) -> None:
+    def prove(self) -> str:
         """Prove by the TPM that the machine is what it says, and runs what it says. Soon: a challenge ends.
 
+        :returns: :data:`PROVEN` or :data:`WIPING`.
         :raises FleetError: the service refuses the machine; it does not say why.
         """
-        self._prover()
+        return self._prover()
 
     def installation(self) -> dict[str, Any]:
         """What the host is to become."""
         return self._own("GET", "/installation")
+
+    def wipe(self) -> dict[str, Any]:
+        """Which disk is to be erased, of a machine that has proven itself to be :data:`WIPING`."""
+        return self._own("GET", "/wipe")
 
     def report(self, phase: str, percent: int, line: str, evidence: Mapping[str, Any]) -> None:
         """Say how far the installation is."""
@@ -122,7 +129,7 @@ class Enrolment:
             raise _refused(self._wire.url)
         return status
 
-    def _prove(self, tpm: Tpm, ak: Any, challenge: Mapping[str, Any]) -> None:
+    def _prove(self, tpm: Tpm, ak: Any, challenge: Mapping[str, Any]) -> str:
         blob, secret, nonce = (base64.b64decode(challenge[name]) for name in ("credential_blob", "secret", "nonce"))
         credential = tpm.activate(ak, blob, secret)
         quote = tpm.quote(ak, nonce, challenge["pcrs"])
@@ -132,9 +139,9 @@ class Enrolment:
         body = json.dumps({"credential": _text(credential), **proof}).encode()
         answer = self._wire.ask("POST", path, body, token=self.token)
         # A challenge is answered once. If the service's answer was lost, this one is out of order.
-        if answer.status == 409 and self._own("GET", "")["state"] == "proven":
-            return
-        self._judge(answer, "POST", path)
+        if answer.status == 409 and (state := self._own("GET", "")["state"]) in (PROVEN, WIPING):
+            return str(state)
+        return str(self._judge(answer, "POST", path).data(self._wire.url).get("state"))
 
     def _own(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer = self._checked(method, path, None if body is None else json.dumps(body).encode())

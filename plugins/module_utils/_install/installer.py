@@ -62,7 +62,7 @@ def _from_network() -> tuple[str, str]:
     known = json.loads(SERVER.read_text("utf-8"))
     updates = {name: base64.b64decode(content) for name, content in known["secure_boot_keys"].items()}
     server = Server(known["url"], AUTHORITY, known["addresses"], updates)
-    return Provisioning(server, CERTIFICATE, DOWNLOADS, _say).run(), "reboot"
+    return Provisioning(server, CERTIFICATE, DOWNLOADS, _say).run()
 
 
 def _say(text: str) -> None:

@@ -24,8 +24,9 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     first_boot,
     hardware,
     secure_boot,
+    wiping,
 )
-from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import WIPING, Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
     MANIFEST,
@@ -55,6 +56,10 @@ STEPS = {
     "install boot files": 92,
     "enter boot loader": 97,
 }
+
+
+# The same of a disk that is erased.
+WIPE_STEPS = {"wipe": 10, "destroy keys": 20, "discard disk": 40, "clear tpm": 80, "wiped": 100}
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,11 @@ class Provisioning:
         self._enrolment = Enrolment(self._wire, say)
         self._wanted: Mapping[str, Any] = {}
         self._receipt = self._place = ""
+        self._tpm: Tpm | None = None
         self._configuration, self._keys = directory / "configuration.tar.gz", directory / "keys"
 
-    def run(self) -> str:
-        """Enrol, install, report; return what has been done, in a line. Then the machine has to start again.
+    def run(self) -> tuple[str, str]:
+        """Enrol, install, report; return what has been done, in a line, and what the machine has to do then.
 
         :raises FleetError: what went wrong first. If the server still listens, it knows, too.
         """
@@ -101,14 +107,16 @@ class Provisioning:
         self._place = f"/releases/{quote(product)}/{quote(version)}"
         manifest = self._fetch_manifest(release)
         applied = {"product": product, "version": version, "manifest_sha256": _sha256(release / MANIFEST)}
-        self._enrolment.present(applied, hardware.describe(disks.list_disks()), self._tpm())
+        self._tpm = self._find_tpm()
+        self._enrolment.present(applied, hardware.describe(disks.list_disks()), self._tpm)
         try:
             if secure_boot.in_setup_mode() and self._server.updates:
-                return self._enrol_keys()
+                return self._enrol_keys(), "reboot"
             # Without it the firmware measures more, and the proof would only be refused.
             secure_boot.require()
-            self._enrolment.prove()
-            return self._install(release, applied, manifest)
+            if self._enrolment.prove() == WIPING:
+                return self._wipe(manifest["volume_group"]), "poweroff"
+            return self._install(release, applied, manifest), "reboot"
         except FleetError as exc:
             with suppress(FleetError):
                 self._enrolment.report("failed", 0, _line(str(exc)), exc.as_failure())
@@ -185,6 +193,32 @@ class Provisioning:
         self._enrolment.report("written", 100, "restarting from the disk", evidence)
         return f"INSTALLED {host}"
 
+    def _wipe(self, group: str) -> str:
+        """Erase the disk of what was a host's machine. What TPM and firmware hold of it goes, too."""
+        order = self._enrolment.wipe()
+        host = str(order["host"])
+        self._say(f"this machine was {host}; its disk is to be erased")
+        disk = wiping.choose(order, group)
+        # From here on the service knows which disk it is: when power is cut, nothing on it may say so.
+        evidence: dict[str, Any] = {"disk": wiping.identity(disk)}
+        self._wiping("wipe", str(disk), evidence)
+        self._wiping("destroy keys", "", {})
+        evidence["volumes"] = wiping.destroy_keys(disk)
+        evidence["boot_entries"] = wiping.leave_firmware(disk)
+        self._wiping("discard disk", "", {})
+        evidence |= wiping.discard(disk)
+        self._wiping("clear tpm", "", {})
+        evidence["tpm"] = self._tpm.clear() if self._tpm is not None else {}
+        left = "" if evidence["discarded"] else "; it cannot discard: only keys, headers and both ends are overwritten"
+        kept = "" if evidence["tpm"].get("cleared") else "; the TPM could not be cleared"
+        self._enrolment.report("wiped", WIPE_STEPS["wiped"], f"the disk is erased{left}{kept}", evidence)
+        return f"WIPED {host}"
+
+    def _wiping(self, step: str, about: str, evidence: Mapping[str, Any]) -> None:
+        line = f"{step}: {about}" if about else step
+        self._say(line)
+        self._enrolment.report(step.replace(" ", "_"), WIPE_STEPS[step], _line(line), evidence)
+
     def _enrol_keys(self) -> str:
         """Only of a machine that the site knows. It proves itself after the start that these keys have let happen."""
         secure_boot.enrol(self._server.updates)
@@ -219,7 +253,7 @@ class Provisioning:
             raise FleetError("the configuration is on another server", where=given["url"])
         self._wire.download(f"/{path}", self._configuration, sha256=given["sha256"], limit=configuration.LARGEST)
 
-    def _tpm(self) -> Tpm | None:
+    def _find_tpm(self) -> Tpm | None:
         """None where there is none: the site may have declared such a machine, and in any case sees it in its list."""
         directory = self._directory / "tpm"
         directory.mkdir(mode=0o700)

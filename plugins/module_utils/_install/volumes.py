@@ -27,11 +27,16 @@ def erase(disk: Disk) -> dict[str, Any]:
 
     :returns: evidence: what was there, and whether the device really discarded.
     """
-    for group in _volume_groups_on(disk):
-        run(["lvm", "vgchange", "--activate", "n", group])
+    deactivate(disk)
     discarded = run(["blkdiscard", "--force", str(disk.path)], check=False).returncode == 0
     run(["wipefs", "--all", "--force", str(disk.path)])
     return {"disk": str(disk), "erased": list(disk.contents), "discarded": discarded}
+
+
+def deactivate(disk: Disk) -> None:
+    """Stop the volume groups on the disk, so that nothing keeps it busy."""
+    for group in _volume_groups_on(disk):
+        run(["lvm", "vgchange", "--activate", "n", group])
 
 
 def partition(disk: Disk, *, esp_size: int, volume_group: str) -> Path:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError, Completed, run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
@@ -19,11 +20,13 @@ _FIRST_TPM = Path("/sys/class/tpm/tpm0")
 # Templates L-1 and L-2 of the TCG EK Credential Profile, and where their certificates are. The order must not change:
 # the first one with a certificate, else the first, is the identity that a site lists.
 _TEMPLATES = (("rsa", 0x01C00002), ("ecc", 0x01C0000A))
+_MAKERS = "0x8101"  # persistent endorsement keys (TCG Registry of Reserved TPM 2.0 Handles)
 _HANDLE = re.compile(r"^- 0x([0-9A-Fa-f]+)$", re.MULTILINE)
 _AK_ATTRIBUTES = (
     "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign"  # noda: lockout is no matter
 )
 _REFUSED_CREDENTIAL = re.compile(r"^ERROR: Esys_ActivateCredential\(\w+\) - (.*)$", re.MULTILINE)
+_REFUSED_CLEAR = re.compile(r"^ERROR: Esys_Clear\(\w+\) - (.*)$", re.MULTILINE)
 _PCR_SIZE = 32
 _EK_CONTEXT = "ek.context"
 # In front of what tpm2_activatecredential(1) reads: magic and version of the file format of tpm2-tools.
@@ -136,6 +139,36 @@ class Tpm:
             raise FleetError(f"the TPM gave no values of the registers {selection}")
         digests = [data[start : start + _PCR_SIZE].hex() for start in range(0, len(data), _PCR_SIZE)]
         return Quote(attest.read_bytes(), signature.read_bytes(), dict(zip(wanted, digests, strict=True)))
+
+    def clear(self) -> dict[str, Any]:
+        """Take from the TPM whatever systems have left in it: keys, data, and all that was sealed by it.
+
+        TPM2_Clear (TPM 2.0 Library part 3, 24.6) needs the authorisation of the lockout hierarchy, which nobody of us
+        has given a password, or of the platform's, which firmware keeps for itself. Without it persistent keys go one
+        by one, but for the maker's; and what was sealed can still be opened by who has the blob and the registers.
+
+        :returns: evidence: whether it is ``cleared`` and ``by`` which hierarchy, persistent keys that were ``evicted``,
+            those that are ``left``, and what the TPM said (``problem``).
+        """
+        before, problem = self._persistent(), ""
+        for hierarchy in ("lockout", "platform"):
+            done = self._run("tpm2_clear", "-c", hierarchy[0], check=False)
+            if done.returncode == 0:
+                left = self._persistent()
+                gone = [handle for handle in before if handle not in left]
+                return {"cleared": True, "by": hierarchy, "evicted": gone, "left": left, "problem": ""}
+            said = _REFUSED_CLEAR.search(done.stderr)
+            problem = problem or (said[1][:300] if said else "no reason given")
+        for handle in before:
+            if not handle.startswith(_MAKERS):
+                self._run("tpm2_evictcontrol", "-C", "o", "-c", handle, check=False)
+        left = self._persistent()
+        gone = [handle for handle in before if handle not in left]
+        return {"cleared": False, "by": "", "evicted": gone, "left": left, "problem": problem}
+
+    def _persistent(self) -> list[str]:
+        listed = self._run("tpm2_getcap", "handles-persistent", quiet=False).stdout
+        return [f"{int(handle, 16):#x}" for handle in _HANDLE.findall(listed)]
 
     def _file(self, name: str) -> Path:
         """An empty file that only its owner may read: the tools keep the mode of one that is there."""

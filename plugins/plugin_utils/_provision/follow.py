@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Private to this collection: may change without notice.
-"""Follows hosts from switched off to installed: what to say when something happens, and what came of it."""
+"""Follows hosts from switched off to installed, or to wiped: what to say when something happens, what came of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service im
 INSTALLED, WAITING, UNKNOWN = "installed", "waiting", "unknown"
 QUARANTINED, REFUSED, FAILED = "quarantined", "refused", "failed"
 ENDED = (REFUSED, FAILED)
+WIPING, WIPED = "wiping", "wiped"
 UNDER_WAY = ("challenged", "proven", "installing", "escrowed", "written")
+# Where a machine can be that is to erase its disk.
+_OBEYING = ("challenged", WIPING, *ENDED)
 COLUMNS = ("HOST", "CLASS", "STATE", "DONE", "SEEN", "WHAT IT SAID LAST")
 
 Say = Callable[[str], None]
@@ -66,7 +69,9 @@ def _row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], 
     if host is None:
         return Row(name, "", UNKNOWN, line="the service does not know it")
     trust, last = str(host["class"]), host["enrolment"]
-    if host["installed"] and not host["reinstall"]:
+    if host["wipe"] and (last is None or last["id"] in old or last["state"] not in _OBEYING):
+        return Row(name, trust, WAITING, line="switch it on; its disk will be erased")
+    if host["installed"] and not host["reinstall"] and not host["wipe"]:
         return Row(name, trust, INSTALLED, 100, host["installed"], "", last["id"] if last else None)
     # The last one of a host that is to be installed anew is the one before.
     if last is None or last["id"] in old or last["state"] == INSTALLED:
@@ -98,10 +103,10 @@ def stranger(machine: Mapping[str, Any]) -> str:
     return f"{machine['id']}: {', '.join(parts)}, at {machine['address']}"
 
 
-def ended_now(fleet: Fleet, hosts: Iterable[str]) -> set[str]:
-    """The last enrolments of hosts that have ended."""
+def ended_now(fleet: Fleet, hosts: Iterable[str], states: Iterable[str] = ENDED) -> set[str]:
+    """The last enrolments of hosts that have ended, in one of these states."""
     last = (fleet.hosts[name]["enrolment"] for name in hosts if name in fleet.hosts)
-    return {each["id"] for each in last if each and each["state"] in ENDED}
+    return {each["id"] for each in last if each and each["state"] in states}
 
 
 @dataclass
@@ -114,6 +119,7 @@ class Follower:
     :param grace: seconds in which a host that has failed may come again.
     :param pause: seconds between two looks.
     :param past: enrolments that had ended before machines were started, and count no more.
+    :param goal: the state that hosts are to come to.
     """
 
     service: Service
@@ -126,6 +132,7 @@ class Follower:
     grace: float
     pause: float
     past: frozenset[str] = frozenset()
+    goal: str = INSTALLED
     summary: float = 60.0
     _seen: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
@@ -157,7 +164,7 @@ class Follower:
         return rows(fleet, self.hosts, {**reasons, **self._denied}, self.past)
 
     def _settled(self, row: Row, moment: float) -> bool:
-        if row.state in (INSTALLED, UNKNOWN):
+        if row.state in (self.goal, UNKNOWN):
             return True
         return row.state in ENDED and moment - self._since[row.host] >= self.grace
 
@@ -173,7 +180,7 @@ class Follower:
             self._seen[row.host] = now
             if before is None or now[:2] != before[:2]:
                 self._since[row.host] = moment
-            if before is not None or row.state not in (WAITING, INSTALLED):
+            if before is not None or row.state not in (WAITING, self.goal):
                 done = f"{row.percent} %" if row.percent is not None else ""
                 self.say(f"{row.host}  {row.state}  {done}  {row.line}".rstrip())
         return changed

@@ -89,8 +89,14 @@ def test_nothing_that_admins_send_breaks_it(server: Any, machine: Machine, name:
         ("installing", "PUT /v1/enrolments/{id}/escrow"),
         ("escrowed", "POST /v1/enrolments/{id}/reports"),
         ("written", "POST /v1/enrolments/{id}/attestation"),
+        ("wiping", "POST /v1/enrolments/{id}/reports"),
     ],
 )
 def test_nothing_that_a_machine_sends_breaks_it(server: Any, machine: Machine, state: str, name: str) -> None:
-    machine.advance(state)
+    if state == "wiping":
+        assert server.admin.put("/admin/v1/hosts/one/wipe", json={"reason": "sold"}).is_success
+        machine.advance("challenged")
+        assert machine.prove().json() == {"state": state}
+    else:
+        machine.advance(state)
     bombard(server, "machines", name, machine)

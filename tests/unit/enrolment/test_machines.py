@@ -63,6 +63,8 @@ REQUESTS: dict[str, Callable[[Machine], Any]] = {
     "written": lambda m: m.report("written"),
     "nonce": lambda m: m.own("GET", "/nonce"),
     "attestation": lambda m: m.own("POST", "/attestation", json={"nonce": "AA=="}),
+    "wipe": lambda m: m.own("GET", "/wipe"),
+    "wiped": lambda m: m.wiped(discarded="perhaps"),
 }
 ALLOWED = {
     "quarantined": set(),
@@ -72,6 +74,8 @@ ALLOWED = {
     "escrowed": {"installation", "requests", "certificates", "reports", "written"},
     "written": {"certificates", "reports", "written", "nonce"},
     "installed": set(),
+    "wiping": {"wipe", "reports", "wiped"},
+    "wiped": {"wiped"},
     "refused": set(),
     "failed": set(),
 }
@@ -85,6 +89,13 @@ def bring(server: Any, machine: Machine, state: str) -> None:
         machine.advance("proven")
         body = {"reason": "not ours"}
         assert server.admin.post(f"/admin/v1/enrolments/{machine.id}/refuse", json=body).is_success
+    elif state in ("wiping", "wiped"):
+        assert server.admin.put("/admin/v1/hosts/one/wipe", json={"reason": "sold"}).is_success
+        machine.advance("challenged")
+        assert machine.prove().json() == {"state": "wiping"}
+        if state == "wiped":
+            assert machine.begin_wipe().is_success
+            assert machine.wiped().is_success
     elif state == "failed":
         machine.advance("installing")
         assert machine.report("failed").status_code == 204

@@ -20,10 +20,12 @@ GOOD = {
     (State.INSTALLING, Event.ESCROW): State.ESCROWED,
     (State.ESCROWED, Event.WRITE): State.WRITTEN,
     (State.WRITTEN, Event.ATTEST): State.INSTALLED,
+    (State.CHALLENGED, Event.PROVE_TO_WIPE): State.WIPING,
+    (State.WIPING, Event.WIPE): State.WIPED,
     **{(state, Event.REFUSE): State.REFUSED for state in State},
     **{(state, Event.FAIL): State.FAILED for state in State},
 }
-ENDS = {State.INSTALLED, State.REFUSED, State.FAILED}
+ENDS = {State.INSTALLED, State.WIPED, State.REFUSED, State.FAILED}
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
@@ -52,3 +54,9 @@ def test_installed_is_reached_by_every_step_and_no_other_way() -> None:
         }
         assert before <= reached
         reached = {last}
+
+
+def test_who_is_to_erase_its_disk_gets_nothing_of_a_host_and_becomes_none() -> None:
+    allowed = {action for action in Action if State.WIPING in states.ALLOWED[action]}
+    assert allowed == {Action.READ_WIPE, Action.REPORT}
+    assert set(states.TRANSITIONS[State.WIPING].values()) == {State.WIPED, State.REFUSED, State.FAILED}

@@ -26,8 +26,11 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Pla
 RELEASE = expectations.Release("server", "1.0", "ab" * 32, {"installer": {}, "installed": {}}, ("age1",))
 
 
+ORDER = {"ek_sha256": "ab" * 32, "given": "2026-11-22T12:00:00Z", "begun": False}
+
+
 def host(name: str, enrolment: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    told = {"host": name, "class": "tpm", "reinstall": False, "installed": None, "enrolled": False}
+    told = {"host": name, "class": "tpm", "reinstall": False, "installed": None, "enrolled": False, "wipe": None}
     return {**told, "enrolment": enrolment, **changes}
 
 
@@ -52,6 +55,11 @@ def row(told: Mapping[str, Any], **more: Any) -> Row:
         (host("a", None, installed="2026-11-22T12:00:00Z"), "installed"),
         (host("a", enrolment("installed"), installed="2026-11-22T12:00:00Z", reinstall=True), "waiting"),
         (host("a", enrolment("proven"), installed="2026-11-22T12:00:00Z", reinstall=True), "proven"),
+        (host("a", enrolment("installed"), wipe=ORDER), "waiting"),
+        (host("a", enrolment("installed"), installed="2026-11-22T12:00:00Z", wipe=ORDER), "waiting"),
+        (host("a", enrolment("wiping"), wipe=ORDER), "wiping"),
+        (host("a", enrolment("failed"), wipe=ORDER), "failed"),
+        (host("a", enrolment("wiped")), "wiped"),
     ],
 )
 def test_state_of_a_host(told: Mapping[str, Any], state: str) -> None:
@@ -62,6 +70,7 @@ def test_host_that_ended_says_why_and_only_once() -> None:
     told = host("a", enrolment("refused"))
     assert row(told, reasons={"e1": "not the TPM of a"}).line == "not the TPM of a"
     assert row(told, old=["e1"]).state == "waiting"
+    assert row(host("a", enrolment("failed"), wipe=ORDER), old=["e1"]).state == "waiting"
     (nobody,) = follow.rows(Fleet({}, [], []), ["a"], {})
     assert nobody.state == "unknown"
 
@@ -139,6 +148,18 @@ def test_silence_ends_it_and_it_says_meanwhile_how_many_are_where() -> None:
     (found,) = follower(told, said).run()
     assert found.state == "waiting"
     assert said == ["1 waiting"] * 3
+
+
+def test_disks_that_are_erased_are_followed_to_their_end_and_no_further() -> None:
+    states = iter(["wiping", "wiping", "wiped"])
+
+    def machines(_query: Mapping[str, list[str]]) -> Any:
+        return {"hosts": [host("a", enrolment(next(states)))], "others": []}
+
+    said: list[str] = []
+    (found,) = follower(Told(machines=machines, requests=lambda _query: []), said, goal="wiped").run()
+    assert found.state == "wiped"
+    assert said == ["a  wiping  10 %  doing it", "a  wiped  10 %  doing it"]
 
 
 def test_request_that_nobody_may_sign_is_refused_once() -> None:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import admission, audit
+from vauban_enrolment import admission, audit, wiping
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
@@ -41,6 +41,7 @@ from vauban_enrolment.storage import (
     HostMac,
     Record,
     Release,
+    WipeOrder,
 )
 
 _LONGEST_CHAIN = 65_536
@@ -78,8 +79,9 @@ def fleet(session: Session, limit: int, after: str = "") -> dict[str, Any]:
     named = select(Enrolment).where(Enrolment.host.in_([host.name for host in hosts])).order_by(Enrolment.created)
     last = {enrolment.host: enrolment for enrolment in session.scalars(named)}
     unnamed = select(Enrolment).where(Enrolment.host.is_(None)).order_by(Enrolment.created.desc()).limit(limit)
+    orders = {order.host: order for order in session.scalars(select(WipeOrder).order_by(WipeOrder.given))}
     return {
-        "hosts": [_host_line(host, last.get(host.name)) for host in hosts],
+        "hosts": [_host_line(host, last.get(host.name), orders.get(host.name)) for host in hosts],
         "others": [_enrolment_line(enrolment) for enrolment in session.scalars(unnamed)],
     }
 
@@ -91,8 +93,9 @@ def read_machine(service: Asked, host: HostPath) -> dict[str, Any]:
         found = find_host(session, host)
         tries = list(session.scalars(select(Enrolment).where(Enrolment.host == host).order_by(Enrolment.created)))
         escrows = session.scalars(select(Escrow).where(Escrow.host == host).order_by(Escrow.time))
+        orders = session.scalars(select(WipeOrder).where(WipeOrder.host == host).order_by(WipeOrder.given.desc()))
         return {
-            **_host_line(found, tries[-1] if tries else None),
+            **_host_line(found, tries[-1] if tries else None, orders.first()),
             "expectation": found.expectation,
             "enrolments": [
                 {**_enrolment_line(each), "hardware": each.hardware, "evidence": each.evidence} for each in tries
@@ -152,6 +155,20 @@ def forget_machine(service: Asked, by: By, host: HostPath, refusal: Refusal) -> 
         found.ek_sha256 = found.ak_public = found.installed = None
         audit.append(session, service.clock(), Entry(by, "machine forgotten", None, host, detail))
     return {"changed": True}
+
+
+@router.put("/hosts/{host}/wipe", responses=documented(404, 409))
+def order_wipe(service: Asked, by: By, host: HostPath, order: Refusal) -> dict[str, Any]:
+    """The machine that is the host, or was it last, is to erase its disk when it next starts the installer."""
+    with service.storage.write() as session:
+        return {"changed": wiping.give(service, session, find_host(session, host), by, order.reason)}
+
+
+@router.post("/hosts/{host}/wipe/withdraw", responses=documented(404))
+def withdraw_wipe(service: Asked, by: By, host: HostPath, refusal: Refusal) -> dict[str, Any]:
+    """The machine keeps its disk after all. One that has begun is stopped, and has lost its keys."""
+    with service.storage.write() as session:
+        return {"changed": wiping.withdraw(session, find_host(session, host), by, service.clock(), refusal.reason)}
 
 
 @router.post("/enrolments/{id}/approve", responses=documented(404, 409))
@@ -294,7 +311,7 @@ def _find_enrolment(session: Session, id: str) -> Enrolment:
     return found
 
 
-def _host_line(host: Host, last: Enrolment | None) -> dict[str, Any]:
+def _host_line(host: Host, last: Enrolment | None, order: WipeOrder | None) -> dict[str, Any]:
     expectation = host.expectation
     return {
         "host": host.name,
@@ -304,8 +321,14 @@ def _host_line(host: Host, last: Enrolment | None) -> dict[str, Any]:
         "reinstall": expectation["reinstall"],
         "enrolled": host.ek_sha256 is not None or host.installed is not None,
         "installed": audit.stamp(host.installed) if host.installed else None,
+        "wipe": _wipe_line(order) if order else None,
         "enrolment": _enrolment_line(last) if last else None,
     }
+
+
+def _wipe_line(order: WipeOrder) -> dict[str, Any]:
+    """An order that is not done yet."""
+    return {"ek_sha256": order.ek_sha256, "given": audit.stamp(order.given), "begun": order.begun is not None}
 
 
 def _enrolment_line(enrolment: Enrolment) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import ageing, matching, states
+from vauban_enrolment import ageing, matching, states, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import Accepted, Application, ChallengeOut, Status
 from vauban_enrolment.encoding import sha256, text
@@ -89,7 +89,10 @@ def _receive(service: Service, case: Case, verdict: matching.Verdict) -> Challen
     if isinstance(verdict, matching.Refuse):
         case.enter(State.REFUSED, verdict.reason, hint=verdict.host)
         return None
-    _admit(case, verdict.host)
+    if isinstance(verdict, matching.Wipe):
+        wiping.admit(case, verdict.host)
+    else:
+        _admit(case, verdict.host)
     return _challenge(service, case) if case.state is State.CHALLENGED else None
 
 
@@ -149,7 +152,7 @@ def status(service: Service, caller: Caller) -> Status:
 
 def _own_host(enrolment: Enrolment) -> str | None:
     """A machine that has proven nothing does not learn which host it is taken for."""
-    return enrolment.host if enrolment.state in (*states.ACTING, State.INSTALLED) else None
+    return enrolment.host if enrolment.state in (*states.ACTING, *states.WIPES, State.INSTALLED) else None
 
 
 def approve(service: Service, case: Case, name: str) -> None:
@@ -176,6 +179,8 @@ def _misapproved(service: Service, case: Case, host: Host) -> str | None:
     verdict = service.judge.match(case)
     if isinstance(verdict, matching.Refuse):
         return verdict.reason
+    if isinstance(verdict, matching.Wipe):
+        return f"it is to be wiped, as the machine of {verdict.host}"
     if isinstance(verdict, matching.Quarantine) and verdict.hint not in (None, host.name):
         return f"it has serial number or MAC address of {verdict.hint}"
     if isinstance(verdict, matching.Admit) and verdict.host != host.name:

@@ -235,6 +235,23 @@ class Installation(_Document):
     certificates: list[Wanted]
 
 
+class DiskOf(_Document):
+    """A whole disk, as lsblk(8) names it."""
+
+    path: Line
+    serial: Line
+    wwn: Line
+    size: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class WipeOut(_Document):
+    """The order to erase a disk."""
+
+    host: str
+    disk: dict[str, Any] = Field(description="The rule that says which it is.")
+    begun: DiskOf | None = Field(description="Which it was when its machine began before; nothing on it may say so.")
+
+
 class EscrowIn(_Document):
     """A recovery key, encrypted on the machine."""
 
@@ -261,7 +278,10 @@ class ReceiptOut(_Document):
 
 
 class Report(_Document):
-    """What the machine does. The first begins the installation; phases `written` and `failed` end it."""
+    """What the machine does. The first begins the installation; phases `written` and `failed` end it.
+
+    A machine that is to erase its disk says with phase `wipe` which disk, and with `wiped` that it is done.
+    """
 
     phase: PartName
     percent: Annotated[int, Field(ge=0, le=100)]
@@ -278,6 +298,23 @@ class WrittenEvidence(BaseModel):
     manifest_sha256: Sha256
     tokens: list[str]
     key_slots: list[str]
+
+
+class WipeBegun(BaseModel):
+    """What a report of phase `wipe` has to hold, among others."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    disk: DiskOf
+
+
+class WipedEvidence(WipeBegun):
+    """What a report of phase `wiped` has to hold, among others: what was done, and what could not be."""
+
+    volumes: list[str] = Field(description="Whose key slots are gone, and whose headers are overwritten.")
+    discarded: bool
+    boot_entries: list[str]
+    tpm: dict[str, Any]
 
 
 class NonceOut(_Document):

@@ -12,7 +12,7 @@ import secrets
 from sqlalchemy import select
 
 from ansible_collections.vauban.fleet.plugins.module_utils._site import certificate_request
-from vauban_enrolment import audit, escrow
+from vauban_enrolment import audit, escrow, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
     EscrowIn,
@@ -136,6 +136,8 @@ def report(service: Service, caller: Caller, report: Report) -> None:
     """
     fault = None
     with service.acting(caller) as case:
+        if case.state is State.WIPED and report.phase == "wiped":
+            return  # who has said it may say it again: the answer to the first time can be lost
         # Also who has proven nothing yet may say that it cannot go on.
         case.require(Event.FAIL if report.phase == "failed" else Action.REPORT)
         enrolment = case.enrolment
@@ -146,6 +148,11 @@ def report(service: Service, caller: Caller, report: Report) -> None:
             case.go(Event.FAIL, report.line, evidence=report.evidence)
         elif report.phase == "written":
             fault = _written(case, report)
+        elif report.phase == "wiped":
+            fault = wiping.ended(case, report)
+        elif report.phase == "wipe":
+            case.require(Event.WIPE)
+            fault = wiping.began(case, report)
         elif case.state is State.PROVEN:
             case.go(Event.BEGIN, report.line)
         if fault is None:

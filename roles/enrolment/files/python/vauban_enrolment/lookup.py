@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from vauban_enrolment import matching
 from vauban_enrolment.documents import Expectation, ReleaseContent
 from vauban_enrolment.problems import missing
-from vauban_enrolment.storage import Enrolment, Host, HostMac, Release
+from vauban_enrolment.storage import Enrolment, Host, HostMac, Release, WipeOrder
 
 
 def expectation_of(host: Host) -> Expectation:
@@ -48,11 +48,22 @@ def candidates(session: Session, claim: matching.Claim) -> list[matching.Known]:
     return [known(host) for host in session.scalars(select(Host).where(or_(*pointed)).order_by(Host.name))]
 
 
+def to_be_wiped(session: Session, claim: matching.Claim) -> str | None:
+    """The host whose machine with this EK is to be wiped, if there is such an order."""
+    order = session.get(WipeOrder, claim.ek_sha256) if claim.ek_sha256 is not None else None
+    return order.host if order is not None else None
+
+
 def other_release(session: Session, enrolment: Enrolment, host: Host) -> str | None:
     """The installer has to be of the release that the host is to get, and that one known."""
     expectation = expectation_of(host)
     if (expectation.product, expectation.version) != (enrolment.product, enrolment.version):
         return f"{enrolment.product} {enrolment.version} is not what {host.name} is to become"
+    return unknown_release(session, enrolment)
+
+
+def unknown_release(session: Session, enrolment: Enrolment) -> str | None:
+    """Why nothing is known that the installer could be compared with, if so."""
     if content_of(session, enrolment) is None:
         return f"release {enrolment.product} {enrolment.version} is not known, or has another manifest"
     return None

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import PlainTextResponse
 
-from vauban_enrolment import admission, installing, proving
+from vauban_enrolment import admission, installing, proving, wiping
 from vauban_enrolment.documents import (
     ID_PATTERN,
     NAME_PATTERN,
@@ -27,6 +27,7 @@ from vauban_enrolment.documents import (
     Report,
     StateOnly,
     Status,
+    WipeOut,
 )
 from vauban_enrolment.limits import address_of
 from vauban_enrolment.problems import Problem, documented, unauthorised
@@ -89,6 +90,12 @@ def prove(service: Asked, by: By, proof: Proof) -> StateOnly:
 def read_installation(service: Asked, by: By) -> Installation:
     """What the host is to become; for machines that have proven themselves."""
     return installing.hand_out(service, by)
+
+
+@router.get("/enrolments/{id}/wipe", responses=documented(401, 404, 409))
+def read_wipe(service: Asked, by: By) -> WipeOut:
+    """Which disk is to be erased; for machines that were a host, and have proven it."""
+    return wiping.hand_out(service, by)
 
 
 @router.put("/enrolments/{id}/escrow", responses=documented(401, 404, 409))

@@ -51,6 +51,13 @@ class Admit:
 
 
 @dataclass(frozen=True)
+class Wipe:
+    """It was this host, and is to erase its disk, once it has proven that it holds its EK. It gets nothing else."""
+
+    host: str
+
+
+@dataclass(frozen=True)
 class Quarantine:
     """Unknown. An admin may say what it is; ``hint`` is the host it says it is."""
 
@@ -66,11 +73,17 @@ class Refuse:
     host: str | None = None
 
 
-Verdict = Admit | Quarantine | Refuse
+Verdict = Admit | Wipe | Quarantine | Refuse
 
 
-def judge(claim: Claim, hosts: Sequence[Known]) -> Verdict:
-    """Match a machine with the hosts of the site."""
+def judge(claim: Claim, hosts: Sequence[Known], wiped: str | None = None) -> Verdict:
+    """Match a machine with the hosts of the site.
+
+    :param wiped: the host whose machine with this EK is to be wiped. That comes first: whoever the site lists it for,
+        what is on its disk is of that host.
+    """
+    if wiped is not None:
+        return Wipe(wiped)
     hinted = [host for host in hosts if host.hinted_by(claim)]
     if len(hinted) > 1:
         names = ", ".join(sorted(host.name for host in hinted))

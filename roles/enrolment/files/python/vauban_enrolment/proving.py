@@ -12,12 +12,12 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from vauban_enrolment import matching, states
+from vauban_enrolment import matching, states, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import Attestation, NonceOut, Proof, QuoteIn
 from vauban_enrolment.encoding import sha256, text
 from vauban_enrolment.judge import Judge
-from vauban_enrolment.lookup import known, other_release, registers
+from vauban_enrolment.lookup import known, other_release, registers, unknown_release
 from vauban_enrolment.problems import refused
 from vauban_enrolment.service import Caller, Service
 from vauban_enrolment.states import Action, Event, State, WrongOrder
@@ -37,6 +37,8 @@ def prove(service: Service, caller: Caller, proof: Proof) -> State:
         case.spend()
         if reason is not None:
             case.go(Event.REFUSE, reason)
+        elif isinstance(service.judge.match(case), matching.Wipe):
+            wiping.accept(case)
         else:
             accept(case, Event.PROVE, "TPM and registers are proven")
         state = case.state
@@ -59,6 +61,8 @@ def _no_longer(judge: Judge, case: Case) -> str | None:
     verdict = judge.match(case)
     if isinstance(verdict, matching.Refuse):
         return verdict.reason
+    if isinstance(verdict, matching.Wipe):
+        return unknown_release(case.session, enrolment)
     if isinstance(verdict, matching.Admit) and verdict.host != host.name:
         return f"it is {verdict.host} now"
     if enrolment.approved:

@@ -20,6 +20,8 @@ class State(StrEnum):
     ESCROWED = "escrowed"  # its recovery key is kept
     WRITTEN = "written"  # the installer has finished
     INSTALLED = "installed"  # booted from its disk and proved it
+    WIPING = "wiping"  # was a host; has proven that, and is to erase its disk
+    WIPED = "wiped"  # has erased it, and is nobody
     REFUSED = "refused"  # by us, or by an admin
     FAILED = "failed"  # by itself, or by silence
 
@@ -30,10 +32,12 @@ class Event(StrEnum):
     APPROVE = "approve"
     APPROVE_WITHOUT_TPM = "approve_without_tpm"  # nothing can be proven, so the approval is all there is
     PROVE = "prove"
+    PROVE_TO_WIPE = "prove_to_wipe"  # the same proof, of a machine that is to erase its disk
     BEGIN = "begin"
     ESCROW = "escrow"
     WRITE = "write"
     ATTEST = "attest"
+    WIPE = "wipe"
     REFUSE = "refuse"
     FAIL = "fail"
 
@@ -46,6 +50,7 @@ class Action(StrEnum):
     READ_CERTIFICATE = "read a certificate"
     REPORT = "report"
     READ_NONCE = "read a nonce"
+    READ_WIPE = "read the order to wipe"
 
 
 class WrongOrder(Exception):
@@ -55,11 +60,12 @@ class WrongOrder(Exception):
 # Refusing and failing are added to every state that is not an end.
 _STEPS: Mapping[State, Mapping[Event, State]] = {
     State.QUARANTINED: {Event.APPROVE: State.CHALLENGED, Event.APPROVE_WITHOUT_TPM: State.PROVEN},
-    State.CHALLENGED: {Event.PROVE: State.PROVEN},
+    State.CHALLENGED: {Event.PROVE: State.PROVEN, Event.PROVE_TO_WIPE: State.WIPING},
     State.PROVEN: {Event.BEGIN: State.INSTALLING},
     State.INSTALLING: {Event.ESCROW: State.ESCROWED},
     State.ESCROWED: {Event.WRITE: State.WRITTEN},
     State.WRITTEN: {Event.ATTEST: State.INSTALLED},
+    State.WIPING: {Event.WIPE: State.WIPED},
 }
 _ENDING: Mapping[Event, State] = {Event.REFUSE: State.REFUSED, Event.FAIL: State.FAILED}
 
@@ -72,13 +78,15 @@ UNPROVEN = (State.QUARANTINED, State.CHALLENGED)
 UNFINISHED = tuple(state for state in State if TRANSITIONS[state])
 # Those whose machine acts as the host: two of them would be two machines with one name.
 ACTING = (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN)
+WIPES = (State.WIPING, State.WIPED)
 
 ALLOWED: Mapping[Action, tuple[State, ...]] = {
     Action.READ_INSTALLATION: (State.PROVEN, State.INSTALLING, State.ESCROWED),
     Action.REQUEST_CERTIFICATE: (State.PROVEN, State.INSTALLING, State.ESCROWED),
     Action.READ_CERTIFICATE: (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN),
-    Action.REPORT: ACTING,
+    Action.REPORT: (*ACTING, State.WIPING),
     Action.READ_NONCE: (State.WRITTEN,),
+    Action.READ_WIPE: (State.WIPING,),
 }
 
 

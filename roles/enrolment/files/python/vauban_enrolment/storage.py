@@ -157,6 +157,18 @@ class Escrow(Base):
     time: Mapped[datetime]
 
 
+class WipeOrder(Base):
+    """That the machine with this TPM is to erase its disk. It is gone when that is done."""
+
+    __tablename__ = "wipe_orders"
+    ek_sha256: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(ForeignKey("hosts.name"), index=True)
+    disk: Mapped[dict[str, Any]]  # the rule, as it was when the order was given
+    reason: Mapped[str]
+    given: Mapped[datetime]
+    begun: Mapped[dict[str, Any] | None]  # the disk itself, once its machine has chosen it
+
+
 class CertificateRequest(Base):
     """A request of a machine, and the certificate once there is one."""
 
@@ -233,17 +245,18 @@ class Storage:
     def _prepare(self) -> None:
         with self.write() as session:
             connection = session.connection()
-            if not inspect(connection).has_table(Schema.__tablename__):
-                Base.metadata.create_all(connection)
-                for statement in _TRIGGERS[self.engine.dialect.name]:
-                    connection.execute(text(statement))
-                session.add(Schema(version=VERSION))
-            elif (found := session.query(Schema).one().version) != VERSION:
+            new = not inspect(connection).has_table(Schema.__tablename__)
+            if not new and (found := session.query(Schema).one().version) != VERSION:
                 raise FleetError(
                     f"its tables are of version {found}, and not {VERSION}",
                     where="database",
                     remedy="use the version of the service that made it, or another database",
                 )
+            Base.metadata.create_all(connection)  # in a database that is there, those that came with a later release
+            if new:
+                for statement in _TRIGGERS[self.engine.dialect.name]:
+                    connection.execute(text(statement))
+                session.add(Schema(version=VERSION))
 
     @contextmanager
     def read(self) -> Iterator[Session]:
