@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,9 +20,16 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action imp
     installed_hosts,
     read_site,
 )
-from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.follow import Follower
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.follow import Follower, Row, Say, Sign
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.recovery import (
+    Officer,
+    Unlocker,
+    require_identity,
+)
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service import Service
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.issue import Issuer
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import sandbox_at
 
 
 class ActionModule(ProvisionAction):
@@ -36,6 +45,10 @@ class ActionModule(ProvisionAction):
         "grace": {"type": "float", "default": 60.0},
         "pause": {"type": "float", "default": 5.0},
         "past": {"type": "list", "elements": "str", "default": []},
+        "identity": {"type": "path"},
+        "escrow": {"type": "str"},
+        "expected": {"type": "dict", "default": {}},
+        "sdk": {"type": "path"},
         "check": {"type": "bool", "default": False},
     }
 
@@ -44,6 +57,8 @@ class ActionModule(ProvisionAction):
         loaded = read_site(arguments)
         hosts = installed_hosts(loaded, arguments["hosts"])
         goal, issuer = arguments["goal"], _issuer(loaded, arguments)
+        if arguments["identity"] is not None:
+            require_identity(Path(arguments["identity"]))
         if arguments["check"] or self._task.check_mode:
             return {
                 "changed": False,
@@ -63,20 +78,13 @@ class ActionModule(ProvisionAction):
             signed.append(f"{host} {name}")
             return chain
 
-        follower = Follower(
-            self.service(arguments["socket"]),
-            hosts,
-            sign,
-            lambda line: Display().display(f"    {line}"),
-            time.monotonic,
-            time.sleep,
-            patience=arguments["patience"],
-            grace=arguments["grace"],
-            pause=arguments["pause"],
-            past=frozenset(arguments["past"]),
-            goal=goal,
-        )
-        found = follower.run()
+        service, said = self.service(arguments["socket"]), Display()
+
+        def say(line: str) -> None:
+            said.display(f"    {line}")
+
+        with self._unlocker(loaded, hosts, arguments, say) as unlocker:
+            found = self._follow(service, hosts, sign, say, unlocker, arguments)
         return {
             "changed": bool(signed),
             "hosts": {row.host: row.as_dict() for row in found},
@@ -87,6 +95,45 @@ class ActionModule(ProvisionAction):
             "missing": [row.host for row in found if row.state != goal],
             "reason": follow.counted(found),
         }
+
+    @contextmanager
+    def _unlocker(
+        self, loaded: LoadedSite, hosts: Sequence[str], arguments: Mapping[str, Any], say: Say
+    ) -> Iterator[Unlocker | None]:
+        """Only where an officer has brought his identity."""
+        if arguments["identity"] is None:
+            yield None
+            return
+        machines = {name: loaded.plan.members[name].host.machine for name in hosts}
+        eks = {name: each.ek_sha256 for name, each in machines.items() if each is not None and each.ek_sha256}
+        with tempfile.TemporaryDirectory(prefix="vauban-unlock-") as temporary:
+            officer = Officer(Path(arguments["identity"]), sandbox_at(arguments["sdk"], Path(temporary)))
+            yield Unlocker(officer, eks, arguments["expected"], arguments["escrow"], say)
+
+    def _follow(
+        self,
+        service: Service,
+        hosts: Sequence[str],
+        sign: Sign,
+        say: Say,
+        unlocker: Unlocker | None,
+        arguments: Mapping[str, Any],
+    ) -> list[Row]:
+        follower = Follower(
+            service,
+            hosts,
+            sign,
+            say,
+            time.monotonic,
+            time.sleep,
+            patience=arguments["patience"],
+            grace=arguments["grace"],
+            pause=arguments["pause"],
+            past=frozenset(arguments["past"]),
+            goal=arguments["goal"],
+            unlock=(lambda: unlocker.answers(service, self.server)) if unlocker is not None else tuple,
+        )
+        return follower.run()
 
 
 def _issuer(loaded: LoadedSite, arguments: Mapping[str, Any]) -> Issuer | None:

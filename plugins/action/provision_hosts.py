@@ -39,12 +39,15 @@ class ActionModule(ProvisionAction):
         "root": {"type": "path", "default": "/srv/vauban"},
         "approve": {"type": "dict", "default": {}},
         "reinstall": {"type": "bool"},
+        "keep": {"type": "bool", "default": False},
     }
 
     def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Check all, then tell; a host that the service does not take holds up no other."""
         loaded = read_site(arguments)
         hosts = installed_hosts(loaded, arguments["hosts"])
+        if arguments["keep"]:
+            expectations.require_listed(loaded.plan, hosts)
         found = self._releases(arguments, loaded, hosts)
         service = self.service(arguments["socket"])
         fleet = service.fleet()
@@ -54,10 +57,13 @@ class ActionModule(ProvisionAction):
         before = service.expectations([name for name in hosts if name in fleet.hosts])
         wanted = {}
         for name in hosts:
-            again = arguments["reinstall"]
-            again = before.get(name, {}).get("reinstall", False) if again is None else again
+            earlier = before.get(name, {})
+            keep = arguments["keep"] or bool(earlier.get("keep") and not arguments["reinstall"])
+            again = earlier.get("reinstall", False) if arguments["reinstall"] is None else arguments["reinstall"]
             release = found[loaded.plan.members[name].host.product]
-            wanted[name] = expectations.expectation_of(loaded.plan, name, release, packed.get(name), reinstall=again)
+            wanted[name] = expectations.expectation_of(
+                loaded.plan, name, release, packed.get(name), reinstall=again and not keep, keep=keep
+            )
         changing = [name for name in hosts if before.get(name) != wanted[name]]
         problems: dict[str, str] = {}
         told = False
@@ -76,6 +82,8 @@ class ActionModule(ProvisionAction):
             "problems": problems,
             "start": start,
             "past": sorted(follow.ended_now(fleet, hosts, (*follow.ENDED, follow.WIPED))),
+            "kept_anew": [name for name in changing if wanted[name]["keep"] and not before.get(name, {}).get("keep")],
+            "expected": {name: dict(found[loaded.plan.members[name].host.product].pcrs["installer"]) for name in hosts},
             "releases": {product: release.name for product, release in found.items()},
             "strangers": [follow.stranger(each) for each in fleet.others if each["state"] == follow.QUARANTINED],
         }

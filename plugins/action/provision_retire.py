@@ -18,6 +18,7 @@ _NOBODY: dict[str, Any] = {
     "serial": None,
     "macs": [],
     "reinstall": False,
+    "keep": False,
 }
 
 

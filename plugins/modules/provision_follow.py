@@ -50,6 +50,22 @@ options:
     type: list
     elements: str
     default: []
+  identity:
+    description:
+      - File on the controller with an officer's identity of age. With it machines that have the disk of their host, and
+        another board or TPM, are given its recovery key, if the site lists their EK and they show O(expected).
+    type: path
+  escrow:
+    description: Which recovery key, of a host that has several in escrow. The newest unless set.
+    type: str
+  expected:
+    description:
+      - By host, the registers that its installer has to show, as M(vauban.fleet.provision_hosts) gives them.
+    type: dict
+    default: {}
+  sdk:
+    description: The SDK, whose programs judge machines and encrypt. Required for O(identity).
+    type: path
   check:
     description: Only look whether the authority can sign.
     type: bool

@@ -44,6 +44,13 @@ options:
   reinstall:
     description: Whether hosts that are installed are installed again, once. Unless set the service keeps what it has.
     type: bool
+  keep:
+    description:
+      - Whether machines with another board or TPM have the disks of these hosts, which keep what is on them. The site
+        has to list the EK of each.
+      - It holds until that is done, or O(reinstall=true) is said.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -105,6 +112,17 @@ past:
   type: list
   elements: str
   sample: []
+kept_anew:
+  description: Hosts whose disks are kept, of which the service did not know that before.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+expected:
+  description: By host, the registers that its installer has to show, as the signed release says.
+  returned: success
+  type: dict
+  sample: {paris-files1: {"4": 0a1b, "11": 2c3d}}
 releases:
   description: By product, what is installed.
   returned: success

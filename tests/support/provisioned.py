@@ -35,6 +35,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Ve
 from ansible_collections.vauban.fleet.plugins.module_utils._image.lock import Lock, Package, Release
 from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest import Artifact, State, Uki
 from vauban_enrolment.service import now
+from vauban_enrolment.verifier import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSPHRASE = "passphrase of the issuing"
@@ -113,8 +114,8 @@ def write_release(directory: Path, keys: Path, product: str = "server", version:
         return Artifact(name, *_size_and_digest(directory / name), kind)
 
     def image(name: str, *ways: str) -> Uki:
-        pcr4 = {way: hashlib.sha256(f"{name} {way}".encode()).hexdigest() for way in ways}
-        pcr11 = {phase: hashlib.sha256(f"{name} {phase}".encode()).hexdigest() for phase in uki.PHASES}
+        pcr4 = {way: _measured(f"{name} {way}") for way in ways}
+        pcr11 = {phase: _measured(f"{name} {phase}") for phase in uki.PHASES}
         return Uki(artifact(name), digest, "6.12.1", "ro", pcr4, pcr11)
 
     archive = Release("trixie", "debian", "2026-09-12T07:55:41+00:00", digest)
@@ -133,6 +134,16 @@ def write_release(directory: Path, keys: Path, product: str = "server", version:
     (directory / "manifest.json").write_text(json.dumps(made))
     _sign(directory / "manifest.json", keys / product)
     return directory
+
+
+def _measured(word: str) -> str:
+    """What a register holds that was extended with this word only."""
+    return hashlib.sha256(bytes(32) + hashlib.sha256(word.encode()).digest()).hexdigest()
+
+
+# What a machine measures when it starts the installer of :func:`write_release`, and what when it starts from its disk.
+INSTALLER_WORDS = {4: "server_1.0_installer.efi direct", 11: "server_1.0_installer.efi enter-initrd"}
+INSTALLED_WORDS = {4: "server_1.0.efi boot_loader", 11: "server_1.0.efi ready"}
 
 
 def _size_and_digest(path: Path) -> tuple[int, str]:
@@ -185,7 +196,7 @@ def write_pki(directory: Path, keys: Path) -> Authority:
 class Site:
     """The site: its inventory, its server and the service on it."""
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, stack: ExitStack, verifier: Verifier | None = None) -> None:
         self.directory = directory
         self.inventory = directory / "inventory"
         self.file = self.inventory / "small.site.yml"
@@ -201,7 +212,7 @@ class Site:
         published = self.root / "releases/server/1.0"
         published.parent.mkdir(parents=True)
         published.symlink_to(self.release)
-        self.server = Server(directory / "enrolment.sqlite", stack, [], FakeVerifier())
+        self.server = Server(directory / "enrolment.sqlite", stack, [], verifier or FakeVerifier())
         self.server.clock = now  # type: ignore[assignment]
         self.server.start()
         self.socket = directory / "admin.sock"
@@ -263,6 +274,8 @@ class InstalledMachine(threading.Thread):
     is told to erase its disk, and does.
 
     :param after: seconds after which it is switched on.
+    :param start: called with what it measures when it starts.
+    :param unlock: has its disk opened, if that is kept.
     :param once: true as soon as it is switched on.
     :param until: the last state it brings itself to; ``failed`` reports a failure while it installs.
     """
@@ -275,6 +288,8 @@ class InstalledMachine(threading.Thread):
         until: str = "installed",
         after: float = 0,
         once: Callable[[], Any] = lambda: True,
+        start: Callable[[Mapping[int, str]], Any] = lambda _words: None,
+        unlock: Callable[[InstalledMachine], None] | None = None,
         recovery_key: str | None = None,
         **values: Any,
     ) -> None:
@@ -287,6 +302,7 @@ class InstalledMachine(threading.Thread):
         }
         release = {"product": "server", "version": "1.0", "manifest_sha256": digest}
         self.site, self.host, self.until, self.after, self.once = site, host, until, after, once
+        self.start_with, self.unlock = start, unlock
         self.machine = Machine(site.server, release=release, predicted=self.predicted, **values)
         self.recovery_key = recovery_key or age_file()
         self.installation: dict[str, Any] = {}
@@ -312,6 +328,7 @@ class InstalledMachine(threading.Thread):
 
     def _run(self) -> None:
         machine = self.machine
+        self.start_with(INSTALLER_WORDS)
         answer = machine.apply()
         if answer.status_code != 201:
             return
@@ -322,8 +339,11 @@ class InstalledMachine(threading.Thread):
             assert machine.begin_wipe().status_code == 204
             assert machine.wiped().status_code == 204
             return
-        self.installation = machine.own("GET", "/installation").json()
+        kept = machine.state() == "keeping"
+        self.installation = machine.own("GET", "/keeping" if kept else "/installation").json()
         machine.report("partition")
+        if kept and self.unlock is not None:
+            self.unlock(self)
         if self.until == "failed":
             machine.report("failed")
             return
@@ -341,6 +361,7 @@ class InstalledMachine(threading.Thread):
         assert machine.written(manifest_sha256=machine.release["manifest_sha256"]).status_code == 204
         if self.until == "written":
             return
+        self.start_with(INSTALLED_WORDS)
         assert machine.attest().status_code == 200
 
     def _certify(self, wanted: Mapping[str, Any]) -> None:

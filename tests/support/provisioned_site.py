@@ -87,8 +87,8 @@ class Site:
         self.directory, self.report = directory, directory / "report.json"
         self._inventory = directory / "inventory"
         self._inventory.mkdir(parents=True)
-        site = model(server.url, machines)
-        (self._inventory / "small.site.yml").write_text(yaml.safe_dump(site, sort_keys=False))
+        self._url = server.url
+        self.know(machines)
         boot = {
             "ansible_connection": "entered",
             "ansible_host": str(server.machine.pid),
@@ -107,6 +107,11 @@ class Site:
         servers = {"provisioning_servers": {"hosts": {"boot": boot}}}
         content = {"all": {"children": servers, "vars": variables}}
         (self._inventory / "hosts.yml").write_text(yaml.safe_dump(content))
+
+    def know(self, machines: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the site file, with these machines."""
+        site = model(self._url, machines)
+        (self._inventory / "small.site.yml").write_text(yaml.safe_dump(site, sort_keys=False))
 
     def printed(self) -> str:
         """All that playbooks have said."""

@@ -85,6 +85,14 @@ def make(directory: Path, wanted: Mapping[str, Any]) -> bytes:
     return run([*command, *(word for each in extensions for word in ("-addext", each))]).stdout_bytes
 
 
+def remove(state: Path, core: Path) -> None:
+    """Remove the keys and certificates of a machine that gets others: they were another's."""
+    places = Places(state, core)
+    for place in _PLACES.values():
+        places.remove(place.key)
+        places.remove(place.certificate)
+
+
 def place(directory: Path, name: str, chain: bytes, state: Path, core: Path) -> dict[str, str]:
     """Bring a key and its certificate to where the machine uses them. The key leaves the directory.
 

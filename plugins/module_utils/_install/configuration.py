@@ -9,9 +9,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import stat
 import tarfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ _HEADERS = {"path", "linkpath"}
 _OTHERS = {"etc/machine-id"}
 
 
-def unpack(archive: Path, sha256: str, state: Path, core: Path) -> dict[str, Any]:
+def unpack(archive: Path, sha256: str, state: Path, core: Path, *, replace: bool = False) -> dict[str, Any]:
     """Lay a host's configuration down on its state volume. Nothing is written unless all of it can be.
 
     :param archive: as ``plugin_utils/_site/archive.py`` writes it: gzip, tar, everything below ``etc/``.
@@ -38,18 +40,21 @@ def unpack(archive: Path, sha256: str, state: Path, core: Path) -> dict[str, Any
     :param state: the mounted state volume of a machine that is being installed.
     :param core: the mounted core of the release. Directories get the mode and the owner that they have there; where it
         has a link to a directory, the files go to that directory.
+    :param replace: in place of a configuration that is there; nothing of that stays.
     :returns: evidence: the digest, and how many files and links there are.
     :raises FleetError: it is another archive, or it holds something that is no configuration of this core.
     """
     content = _read(archive, sha256)
     places = Places(state, core)
     top = state / CONFIGURATION / _TOP
-    if top.is_dir() and any(top.iterdir()):
+    if not replace and top.is_dir() and any(top.iterdir()):
         raise FleetError("the machine has a configuration already", where=str(top))
     with _opened(content) as stream:
         planned = _plan(stream, places)
         try:
             places.make_parents(top / "x")
+            if replace:
+                _clear(top, planned, places)
             places.dress(top)
             for dest, member in planned.items():
                 _lay(stream, member, dest, places)
@@ -57,6 +62,14 @@ def unpack(archive: Path, sha256: str, state: Path, core: Path) -> dict[str, Any
             raise FleetError(f"the configuration cannot be written: {exc.strerror}", where=exc.filename) from exc
     kinds = [member.type for member in planned.values()]
     return {"sha256": sha256, "files": kinds.count(tarfile.REGTYPE), "links": kinds.count(tarfile.SYMTYPE)}
+
+
+def _clear(top: Path, planned: Iterable[Path], places: Places) -> None:
+    shutil.rmtree(top)
+    top.mkdir()
+    for dest in planned:  # some lie elsewhere, where the core has links to
+        places.make_parents(dest)
+        dest.unlink(missing_ok=True)
 
 
 def _read(archive: Path, sha256: str) -> bytes:

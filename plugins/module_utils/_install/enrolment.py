@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import JSON, Answer, Wire
+from ansible_collections.vauban.fleet.plugins.module_utils._tpm.binding import NONCE_SIZE, qualifying_data
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import EK, Quote
 
 PEM = "application/x-pem-file"
-# What a machine has shown to be: a host, or one that was a host and is to erase its disk.
-PROVEN, WIPING = "proven", "wiping"
+# What a machine has shown to be: a host; one with the disk of its host; one that was a host, and is to erase its disk.
+PROVEN, KEEPING, WIPING = "proven", "keeping", "wiping"
 _POLL = 10.0  # seconds; a service that has many to serve says more
 
 
@@ -43,6 +44,7 @@ class Enrolment:
     def __init__(self, wire: Wire, say: Callable[[str], None]) -> None:
         self._wire, self._say = wire, say
         self.id = self.token = ""
+        self._pcrs: Sequence[int] = ()  # those that show what runs
         self._prover: Callable[[], str] = lambda: PROVEN
 
     def present(self, release: Mapping[str, str], hardware: Mapping[str, Any], tpm: Tpm | None) -> None:
@@ -68,7 +70,7 @@ class Enrolment:
     def prove(self) -> str:
         """Prove by the TPM that the machine is what it says, and runs what it says. Soon: a challenge ends.
 
-        :returns: :data:`PROVEN` or :data:`WIPING`.
+        :returns: :data:`PROVEN`, :data:`KEEPING` or :data:`WIPING`.
         :raises FleetError: the service refuses the machine; it does not say why.
         """
         return self._prover()
@@ -76,6 +78,28 @@ class Enrolment:
     def installation(self) -> dict[str, Any]:
         """What the host is to become."""
         return self._own("GET", "/installation")
+
+    def keeping(self) -> dict[str, Any]:
+        """What the host is to stay, of a machine that is :data:`KEEPING`."""
+        return self._own("GET", "/keeping")
+
+    def unlock(self, tpm: Tpm, recipient: str) -> tuple[bytes, str]:
+        """Ask for the recovery key of the disk, and wait for it.
+
+        :param recipient: of age, made for this.
+        :returns: the secret that the TPM has released, and the recovery key, encrypted to its identity and then to the
+            recipient (armoured).
+        :raises FleetError: somebody has judged that it is not for this machine.
+        """
+        ak = tpm.make_ak()
+        quote = tpm.quote(ak, qualifying_data(recipient), self._pcrs)
+        self._checked("PUT", "/unlock", json.dumps({"recipient": recipient, **_shown(quote)}).encode())
+        while (answer := self._checked("GET", "/unlock")).status == 202:
+            self._say("waiting for the recovery key of the disk")
+            self._wire.sleep(_POLL)
+        given = answer.data(self._wire.url)
+        blob, secret = (base64.b64decode(given[name]) for name in ("credential_blob", "secret"))
+        return tpm.activate(ak, blob, secret), str(given["recovery_key"])
 
     def wipe(self) -> dict[str, Any]:
         """Which disk is to be erased, of a machine that has proven itself to be :data:`WIPING`."""
@@ -131,15 +155,15 @@ class Enrolment:
 
     def _prove(self, tpm: Tpm, ak: Any, challenge: Mapping[str, Any]) -> str:
         blob, secret, nonce = (base64.b64decode(challenge[name]) for name in ("credential_blob", "secret", "nonce"))
-        credential = tpm.activate(ak, blob, secret)
-        quote = tpm.quote(ak, nonce, challenge["pcrs"])
-        shown = {str(number): value for number, value in quote.pcrs.items()}
-        proof = {"quote": _text(quote.attest), "signature": _text(quote.signature), "pcrs": shown}
+        if len(nonce) != NONCE_SIZE:  # anything else could be what a recipient is certified with
+            raise FleetError(f"the challenge has a nonce of {len(nonce)} bytes", where=self._wire.url)
+        credential, self._pcrs = tpm.activate(ak, blob, secret), challenge["pcrs"]
+        proof = _shown(tpm.quote(ak, nonce, challenge["pcrs"]))
         path = f"/v1/enrolments/{self.id}/proof"
         body = json.dumps({"credential": _text(credential), **proof}).encode()
         answer = self._wire.ask("POST", path, body, token=self.token)
         # A challenge is answered once. If the service's answer was lost, this one is out of order.
-        if answer.status == 409 and (state := self._own("GET", "")["state"]) in (PROVEN, WIPING):
+        if answer.status == 409 and (state := self._own("GET", "")["state"]) in (PROVEN, KEEPING, WIPING):
             return str(state)
         return str(self._judge(answer, "POST", path).data(self._wire.url).get("state"))
 
@@ -167,6 +191,11 @@ def _refused(url: str) -> FleetError:
     return FleetError(
         "the enrolment service refuses this machine", where=url, remedy="the reason is in the service's audit log"
     )
+
+
+def _shown(quote: Quote) -> dict[str, Any]:
+    pcrs = {str(number): value for number, value in quote.pcrs.items()}
+    return {"quote": _text(quote.attest), "signature": _text(quote.signature), "pcrs": pcrs}
 
 
 def _text(data: bytes) -> str:

@@ -23,6 +23,13 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,500}")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 
 
+def remove(state: Path, core: Path) -> None:
+    """Remove what an earlier installation has left for its first boot."""
+    places = Places(state, core)
+    for name in ("token", "url", "id", "authority.pem", "resolve"):
+        places.remove(f"{_DIRECTORY}/{name}")
+
+
 def prepare(
     state: Path, core: Path, *, url: str, id: str, token: str, authority: Path, addresses: Sequence[str] = ()
 ) -> None:

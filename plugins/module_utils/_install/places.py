@@ -75,19 +75,38 @@ class Places:
 
         :raises FleetError: one of them is something else.
         """
+        for parent in reversed(self._missing_parents(path)):
+            parent.mkdir()
+            self.dress(parent)
+
+    def _missing_parents(self, path: Path) -> list[Path]:
+        """All the way up: a volume that was in use may hold links, which would lead out of it.
+
+        :raises FleetError: one of those that are there is no directory.
+        """
         missing = []
         for parent in path.parents:
             if parent == self.state:
                 break
             mode = _mode(parent)
-            if stat.S_ISDIR(mode):
-                break
-            if mode:
+            if mode and not stat.S_ISDIR(mode):
                 raise FleetError("is no directory", where=str(parent))
-            missing.append(parent)
-        for parent in reversed(missing):
-            parent.mkdir()
-            self.dress(parent)
+            if not mode:
+                missing.append(parent)
+        return missing
+
+    def remove(self, path: str) -> None:
+        """Remove a file from the state volume, so that another can be written; what is not there is not missed.
+
+        :param path: under which the machine finds it.
+        :raises FleetError: it has no place there, or is a directory.
+        """
+        dest = self.locate(path)
+        self._missing_parents(dest)
+        try:
+            dest.unlink(missing_ok=True)
+        except OSError as exc:
+            raise FleetError(f"cannot be removed: {exc.strerror}", where=path) from exc
 
     def write(self, path: str, content: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
         """Write a file that is not there yet, on the state volume.

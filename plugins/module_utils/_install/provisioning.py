@@ -23,10 +23,12 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     disks,
     first_boot,
     hardware,
+    keeping,
     secure_boot,
+    state,
     wiping,
 )
-from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import WIPING, Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import KEEPING, WIPING, Enrolment
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
     MANIFEST,
@@ -58,6 +60,16 @@ STEPS = {
 }
 
 
+# The same of a disk that keeps what is on it.
+KEEP_STEPS = {
+    "find disk": 10,
+    "open state": 20,
+    "enroll keys": 40,
+    "escrow recovery key": 60,
+    "furnish state": 70,
+    "seal state": 85,
+    "enter boot loader": 95,
+}
 # The same of a disk that is erased.
 WIPE_STEPS = {"wipe": 10, "destroy keys": 20, "discard disk": 40, "clear tpm": 80, "wiped": 100}
 
@@ -93,6 +105,7 @@ class Provisioning:
         self._wanted: Mapping[str, Any] = {}
         self._receipt = self._place = ""
         self._tpm: Tpm | None = None
+        self._kept = False  # whether the state volume was there before
         self._configuration, self._keys = directory / "configuration.tar.gz", directory / "keys"
 
     def run(self) -> tuple[str, str]:
@@ -114,8 +127,11 @@ class Provisioning:
                 return self._enrol_keys(), "reboot"
             # Without it the firmware measures more, and the proof would only be refused.
             secure_boot.require()
-            if self._enrolment.prove() == WIPING:
+            proven = self._enrolment.prove()
+            if proven == WIPING:
                 return self._wipe(manifest["volume_group"]), "poweroff"
+            if proven == KEEPING:
+                return self._keep(applied, manifest), "reboot"
             return self._install(release, applied, manifest), "reboot"
         except FleetError as exc:
             with suppress(FleetError):
@@ -146,7 +162,13 @@ class Provisioning:
     def _furnish(self, state: Path, core: Path) -> dict[str, Any]:
         evidence: dict[str, Any] = {"host": self._wanted["host"]}
         if given := self._wanted["configuration"]:
-            evidence["configuration"] = configuration.unpack(self._configuration, given["sha256"], state, core)
+            digest = given["sha256"]
+            evidence["configuration"] = configuration.unpack(
+                self._configuration, digest, state, core, replace=self._kept
+            )
+        if self._kept:
+            certificates.remove(state, core)
+            first_boot.remove(state, core)
         evidence["certificates"] = []
         for wanted in self._wanted["certificates"]:
             chain = self._enrolment.certificate(wanted["name"])
@@ -169,13 +191,8 @@ class Provisioning:
             self._enrolment.request(wanted["name"], certificates.make(self._keys, wanted))
 
     def _install(self, release: Path, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
-        wanted = self._wanted = self._enrolment.installation()
+        wanted = self._take(self._enrolment.installation(), applied, manifest)
         host = str(wanted["host"])
-        if wanted["release"] != applied:
-            raise FleetError(f"host {host} is to become {_name(wanted['release'])}, and not {_name(applied)}")
-        # The server hands keys over and keeps them. Who can read them is what the signer of the release said.
-        if sorted(wanted["escrow"]["recipients"]) != sorted(manifest["escrow"]["recipients"]):
-            raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
         request = Request.of({"disk": wanted["disk"], **wanted["sizes"]}, f"installation of {host}")
         self._say(f"this machine becomes {host}")
         self._enrolment.report("download", 5, f"fetching {_name(applied)}", {})
@@ -184,6 +201,22 @@ class Provisioning:
         self._fetch_configuration()
         done = Installation(release, self._certificate, request, self._say, self).run()
         sealed = next(step["evidence"] for step in done.steps if step["step"] == "seal state")
+        self._written(sealed, applied)
+        return f"INSTALLED {host}"
+
+    def _take(
+        self, wanted: Mapping[str, Any], applied: Mapping[str, str], manifest: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """What the host is to become or to stay, if it is what the release allows."""
+        host, self._wanted = wanted["host"], wanted
+        if wanted["release"] != applied:
+            raise FleetError(f"host {host} is to become {_name(wanted['release'])}, and not {_name(applied)}")
+        # The server hands keys over and keeps them. Who can read them is what the signer of the release said.
+        if sorted(wanted["escrow"]["recipients"]) != sorted(manifest["escrow"]["recipients"]):
+            raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
+        return wanted
+
+    def _written(self, sealed: Mapping[str, Any], applied: Mapping[str, str]) -> None:
         evidence = {
             "receipt": self._receipt,
             "manifest_sha256": applied["manifest_sha256"],
@@ -191,7 +224,49 @@ class Provisioning:
             "key_slots": sealed["key_slots"],
         }
         self._enrolment.report("written", 100, "restarting from the disk", evidence)
-        return f"INSTALLED {host}"
+
+    def _keep(self, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
+        """Let the disk of the host open for this TPM, and for no other; what is on it stays.
+
+        The recovery key that there is opens it until another one is in escrow, so power can be cut anywhere.
+        """
+        if self._tpm is None:
+            raise FleetError("there is no TPM that the disk could be sealed to")
+        tpm, self._kept = self._tpm, True
+        wanted = self._take(self._enrolment.keeping(), applied, manifest)
+        host, key, bound = str(wanted["host"]), state.new_key(), manifest["state"]
+        self._say(f"this machine is {host} from now on")
+        self._request_certificates()
+        self._fetch_configuration()
+        self._keeping("find disk")
+        disk, core, volume = keeping.find(wanted["disk"], manifest)
+        self._keeping("open state")
+        recovery = keeping.recovery_key(lambda made: self._enrolment.unlock(tpm, made), self._directory)
+        old = state.admit_key(volume, recovery, key)
+        self._keeping("enroll keys")
+        sealing = state.enroll(
+            volume,
+            key,
+            pcrs=bound["pcrs"],
+            public_key=bound["pcr_public_key"],
+            recipients=manifest["escrow"]["recipients"],
+            old=old,
+        )
+        self._keeping("escrow recovery key")
+        self.escrow(sealing)
+        self._keeping("furnish state")
+        with state.opened(volume, key, new=False) as root:
+            self.furnish(root, core)
+        self._keeping("seal state")
+        sealed = state.seal(volume, key, old)
+        self._keeping("enter boot loader")
+        boot_files.enter(disk.path, str(manifest["product"]))
+        self._written(sealed, applied)
+        return f"KEPT {host}"
+
+    def _keeping(self, step: str) -> None:
+        self._say(step)
+        self._enrolment.report(step.replace(" ", "_"), KEEP_STEPS[step], step, {})
 
     def _wipe(self, group: str) -> str:
         """Erase the disk of what was a host's machine. What TPM and firmware hold of it goes, too."""

@@ -17,6 +17,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
 MAPPER = "state"
+SECRETS = "/run"  # a tmpfs
 # Where on the volume the host's configuration is, which stands in front of that of the core.
 CONFIGURATION = "configuration"
 _ZERO = "0" * 64
@@ -38,21 +39,53 @@ def format_volume(device: Path, key: bytes) -> None:
     run(command, stdin=key)
 
 
+def admit_key(device: Path, recovery: bytes, key: bytes) -> list[str]:
+    """Let the installation's own key open a volume that is there, and the TPM of before no more.
+
+    :param recovery: the volume's recovery key. It still opens it.
+    :returns: key slots that have to go when there is another recovery key (:func:`seal`).
+    :raises FleetError: the recovery key is not this volume's.
+    """
+    if not _opens(device, recovery):
+        remedy = "name the one of this disk: provision_recover_escrow"
+        raise FleetError("the recovery key does not open the volume", where=str(device), remedy=remedy)
+    if _OWN_SLOT in _slots(device):  # power was cut the last time
+        run(["cryptsetup", "luksKillSlot", "--batch-mode", "--key-file", "-", device, _OWN_SLOT], stdin=recovery)
+    with tempfile.TemporaryDirectory(prefix="admit-", dir=SECRETS) as name:
+        files = [Path(name) / each for each in ("recovery", "own")]
+        for path, content in zip(files, (recovery, key), strict=True):
+            path.touch(mode=0o600)
+            path.write_bytes(content)
+        fast = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
+        words = ["--batch-mode", "--key-slot", _OWN_SLOT, *fast, "--key-file", str(files[0]), str(device)]
+        run(["cryptsetup", "luksAddKey", *words, str(files[1])])
+    # Before the new TPM is enrolled: where registers are as they were, systemd-cryptenroll finds that nothing is to do.
+    run(["systemd-cryptenroll", "--wipe-slot=tpm2", device])
+    return [slot for slot in _slots(device) if slot != _OWN_SLOT]
+
+
 def enroll(
-    device: Path, key: bytes, *, pcrs: Sequence[int], public_key: str, recipients: Sequence[str]
+    device: Path,
+    key: bytes,
+    *,
+    pcrs: Sequence[int],
+    public_key: str,
+    recipients: Sequence[str],
+    old: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Give the volume a recovery key and let the TPM open it. The installation's own key still does, too.
 
     :param pcrs: registers bound literally; the signed policy on PCR 11 comes on top (systemd-cryptenroll(1)).
     :param public_key: PEM, of the key that signs the PCR 11 policies of this product's UKIs.
     :param recipients: age recipients of the recovery key. It is encrypted here and never stored in clear.
+    :param old: key slots that will go (:func:`admit_key`).
     :returns: evidence: tokens and key slots that the header will have after :func:`seal`, and the encrypted recovery
         key (armoured).
     :raises FleetError: no recipient, or the header does not end up as intended.
     """
     if not recipients:
         raise FleetError("no escrow recipient: the recovery key would be lost", where="manifest.json: escrow")
-    with tempfile.TemporaryDirectory(prefix="seal-", dir="/run") as name:
+    with tempfile.TemporaryDirectory(prefix="seal-", dir=SECRETS) as name:
         unlock, public = Path(name) / "unlock", Path(name) / "public.pem"
         unlock.touch(mode=0o600)
         unlock.write_bytes(key)
@@ -65,16 +98,20 @@ def enroll(
     escrowed = _encrypt(recovery, recipients)
     if not _opens(device, recovery):
         raise FleetError("the new recovery key does not open the volume", where=str(device))
-    return {**_header(device, without=_OWN_SLOT), "recovery_key": escrowed, "pcrs": [*pcrs, 11]}
+    return {**_header(device, without=[_OWN_SLOT, *old]), "recovery_key": escrowed, "pcrs": [*pcrs, 11]}
 
 
 @contextmanager
-def opened(device: Path, key: bytes) -> Iterator[Path]:
-    """The volume with a new file system, mounted at the directory that this yields."""
+def opened(device: Path, key: bytes, *, new: bool = True) -> Iterator[Path]:
+    """The volume, mounted at the directory that this yields.
+
+    :param new: with a new file system. Else with the one that is there.
+    """
     run(["cryptsetup", "open", "--key-file", "-", device, MAPPER], stdin=key)
     try:
         volume = f"/dev/mapper/{MAPPER}"
-        run(["mkfs.ext4", "-q", "-L", "state", volume])
+        if new:
+            run(["mkfs.ext4", "-q", "-L", "state", volume])
         with tempfile.TemporaryDirectory(prefix="state-") as name:
             run(["mount", "-o", "nodev,nosuid,noexec", volume, name])
             try:
@@ -105,13 +142,14 @@ def make_places(root: Path, places: Sequence[Mapping[str, str]]) -> dict[str, An
     return {"machine_id": machine_id, "places": [place["path"] for place in places]}
 
 
-def seal(device: Path, key: bytes) -> dict[str, Any]:
+def seal(device: Path, key: bytes, old: Sequence[str] = ()) -> dict[str, Any]:
     """Let nothing but the TPM and the recovery key open the volume any more.
 
+    :param old: key slots that go, too (:func:`admit_key`).
     :returns: evidence: tokens and key slots as the header shows them.
     :raises FleetError: the header does not end up as intended.
     """
-    run(["systemd-cryptenroll", f"--wipe-slot={_OWN_SLOT}", device])
+    run(["systemd-cryptenroll", f"--wipe-slot={','.join([_OWN_SLOT, *old])}", device])
     if _opens(device, key):
         raise FleetError("the installation's own key still opens the volume", where=str(device))
     return _header(device)
@@ -139,15 +177,25 @@ def _opens(device: Path, key: bytes) -> bool:
     return run(command, stdin=key, check=False).returncode == 0
 
 
-def _header(device: Path, *, without: str | None = None) -> dict[str, Any]:
+def _slots(device: Path) -> list[str]:
+    return sorted(_metadata(device)["keyslots"])
+
+
+def _metadata(device: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(run(["cryptsetup", "luksDump", "--dump-json-metadata", device]).stdout)
+    return read
+
+
+def _header(device: Path, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """Key slots and tokens of the LUKS2 header.
 
-    :param without: a slot that is not counted.
+    :param without: slots that are not counted.
     :raises FleetError: other than exactly one TPM slot and one recovery slot.
     """
-    header = json.loads(run(["cryptsetup", "luksDump", "--dump-json-metadata", device]).stdout)
-    tokens = sorted(token["type"] for token in header["tokens"].values())
-    slots = sorted(slot for slot in header["keyslots"] if slot != without)
+    header = _metadata(device)
+    counted = [token for token in header["tokens"].values() if not set(token["keyslots"]) & set(without)]
+    tokens = sorted(token["type"] for token in counted)
+    slots = sorted(slot for slot in header["keyslots"] if slot not in without)
     if tokens != _TOKENS or len(slots) != len(_TOKENS):
         raise FleetError(f"expected the tokens {_TOKENS}, found {tokens} with key slots {slots}", where=str(device))
     segment = header["segments"]["0"]

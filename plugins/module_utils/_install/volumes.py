@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,23 @@ def write_core(release: Release, device: Path) -> dict[str, Any]:
 
     :raises FleetError: what is on the disk is not what the manifest says.
     """
-    entry = release.manifest["core"]
     with release.path("core").open("rb") as source, device.open("r+b") as dest:
         shutil.copyfileobj(source, dest, 4 * _MIB)
         dest.flush()
         os.fsync(dest.fileno())
     run(["blockdev", "--flushbufs", str(device)])
+    return check_core(release.manifest, device)
+
+
+def check_core(manifest: Mapping[str, Any], device: Path) -> dict[str, Any]:
+    """Verify a volume against the core image of a release.
+
+    :raises FleetError: what is on the disk is not what the manifest says.
+    """
+    entry = manifest["core"]
     digest = _digest.of_file(device, size=entry["size"])
     if digest != entry["sha256"]:
-        raise FleetError(f"read back SHA-256 {digest}, written was {entry['sha256']}", where=str(device))
+        raise FleetError(f"read back SHA-256 {digest}, and should be {entry['sha256']}", where=str(device))
     verity = entry["verity"]
     offset = f"--hash-offset={verity['hash_offset']}"
     run(["veritysetup", "verify", offset, str(device), str(device), verity["root_hash"]])

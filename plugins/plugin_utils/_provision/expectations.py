@@ -86,6 +86,18 @@ def read_release(directory: Path, keys: Path, sandbox: Sandbox) -> Release:
     return Release(manifest["product"], manifest["version"], hashlib.sha256(content).hexdigest(), pcrs, recipients)
 
 
+def require_listed(plan: Plan, hosts: Iterable[str]) -> None:
+    """Whether the site says which TPM each host has: recovery keys are for no other, whatever the server says.
+
+    :raises FleetError: it does not.
+    """
+    for name in hosts:
+        machine = plan.members[name].host.machine
+        if machine is None or machine.ek_sha256 is None:
+            remedy = "write the SHA-256 of the new TPM's endorsement key there; a machine in quarantine shows it"
+            raise FleetError("is missing", where=f"hosts.{name}.machine.ek_sha256", remedy=remedy)
+
+
 def _demanded(expected: Mapping[int, str | None]) -> dict[str, str]:
     """Without the registers whose value differs from model to model."""
     return {str(number): value for number, value in expected.items() if value is not None}
@@ -116,7 +128,7 @@ def choose(plan: Plan, products: Iterable[str], releases: Iterable[Release]) -> 
 
 
 def expectation_of(
-    plan: Plan, name: str, release: Release, configuration: str | None, *, reinstall: bool
+    plan: Plan, name: str, release: Release, configuration: str | None, *, reinstall: bool, keep: bool = False
 ) -> dict[str, Any]:
     """What the service expects of a host's machine, and hands out to it.
 
@@ -152,4 +164,5 @@ def expectation_of(
             for purpose, names in contents.wanted(plan, name)
         ],
         "reinstall": reinstall,
+        "keep": keep,
     }

@@ -18,7 +18,7 @@ INSTALLED, WAITING, UNKNOWN = "installed", "waiting", "unknown"
 QUARANTINED, REFUSED, FAILED = "quarantined", "refused", "failed"
 ENDED = (REFUSED, FAILED)
 WIPING, WIPED = "wiping", "wiped"
-UNDER_WAY = ("challenged", "proven", "installing", "escrowed", "written")
+UNDER_WAY = ("challenged", "proven", "keeping", "installing", "escrowed", "written")
 # Where a machine can be that is to erase its disk.
 _OBEYING = ("challenged", WIPING, *ENDED)
 COLUMNS = ("HOST", "CLASS", "STATE", "DONE", "SEEN", "WHAT IT SAID LAST")
@@ -71,7 +71,7 @@ def _row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], 
     trust, last = str(host["class"]), host["enrolment"]
     if host["wipe"] and (last is None or last["id"] in old or last["state"] not in _OBEYING):
         return Row(name, trust, WAITING, line="switch it on; its disk will be erased")
-    if host["installed"] and not host["reinstall"] and not host["wipe"]:
+    if host["installed"] and not (host["reinstall"] or host["keep"] or host["wipe"]):
         return Row(name, trust, INSTALLED, 100, host["installed"], "", last["id"] if last else None)
     # The last one of a host that is to be installed anew is the one before.
     if last is None or last["id"] in old or last["state"] == INSTALLED:
@@ -119,6 +119,7 @@ class Follower:
     :param grace: seconds in which a host that has failed may come again.
     :param pause: seconds between two looks.
     :param past: enrolments that had ended before machines were started, and count no more.
+    :param unlock: gives what there is to say to machines that ask for the recovery key of their disk.
     :param goal: the state that hosts are to come to.
     """
 
@@ -133,6 +134,7 @@ class Follower:
     pause: float
     past: frozenset[str] = frozenset()
     goal: str = INSTALLED
+    unlock: Callable[[], Iterable[Call]] = tuple
     summary: float = 60.0
     _seen: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
@@ -206,6 +208,7 @@ class Follower:
                 calls.append(Call("POST", f"/enrolments/{enrolment}/refuse", {"reason": str(exc)[:300]}))
             else:
                 calls.append(Call("PUT", f"/certificates/{host}/{name}", chain, CHAIN))
+        calls += self.unlock()
         for call, answer in zip(calls, self.service.ask(calls), strict=True):
             if answer.fault is not None:
                 self.say(f"{call.path}: {answer.fault}")

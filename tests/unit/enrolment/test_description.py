@@ -89,11 +89,16 @@ def test_nothing_that_admins_send_breaks_it(server: Any, machine: Machine, name:
         ("installing", "PUT /v1/enrolments/{id}/escrow"),
         ("escrowed", "POST /v1/enrolments/{id}/reports"),
         ("written", "POST /v1/enrolments/{id}/attestation"),
+        ("keeping", "PUT /v1/enrolments/{id}/unlock"),
         ("wiping", "POST /v1/enrolments/{id}/reports"),
     ],
 )
 def test_nothing_that_a_machine_sends_breaks_it(server: Any, machine: Machine, state: str, name: str) -> None:
-    if state == "wiping":
+    if state == "keeping":
+        assert server.put_host(keep=True).is_success
+        machine.advance("challenged")
+        assert machine.prove().json() == {"state": state}
+    elif state == "wiping":
         assert server.admin.put("/admin/v1/hosts/one/wipe", json={"reason": "sold"}).is_success
         machine.advance("challenged")
         assert machine.prove().json() == {"state": state}

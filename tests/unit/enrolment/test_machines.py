@@ -63,6 +63,8 @@ REQUESTS: dict[str, Callable[[Machine], Any]] = {
     "written": lambda m: m.report("written"),
     "nonce": lambda m: m.own("GET", "/nonce"),
     "attestation": lambda m: m.own("POST", "/attestation", json={"nonce": "AA=="}),
+    "keeping": lambda m: m.own("GET", "/keeping"),
+    "unlock": lambda m: m.own("GET", "/unlock"),
     "wipe": lambda m: m.own("GET", "/wipe"),
     "wiped": lambda m: m.wiped(discarded="perhaps"),
 }
@@ -74,6 +76,7 @@ ALLOWED = {
     "escrowed": {"installation", "requests", "certificates", "reports", "written"},
     "written": {"certificates", "reports", "written", "nonce"},
     "installed": set(),
+    "keeping": {"keeping", "unlock", "requests", "certificates", "reports", "escrow"},
     "wiping": {"wipe", "reports", "wiped"},
     "wiped": {"wiped"},
     "refused": set(),
@@ -89,6 +92,10 @@ def bring(server: Any, machine: Machine, state: str) -> None:
         machine.advance("proven")
         body = {"reason": "not ours"}
         assert server.admin.post(f"/admin/v1/enrolments/{machine.id}/refuse", json=body).is_success
+    elif state == "keeping":
+        assert server.put_host(keep=True).is_success
+        machine.advance("challenged")
+        assert machine.prove().json() == {"state": "keeping"}
     elif state in ("wiping", "wiped"):
         assert server.admin.put("/admin/v1/hosts/one/wipe", json={"reason": "sold"}).is_success
         machine.advance("challenged")

@@ -21,6 +21,8 @@ GOOD = {
     (State.ESCROWED, Event.WRITE): State.WRITTEN,
     (State.WRITTEN, Event.ATTEST): State.INSTALLED,
     (State.CHALLENGED, Event.PROVE_TO_WIPE): State.WIPING,
+    (State.CHALLENGED, Event.PROVE_TO_KEEP): State.KEEPING,
+    (State.KEEPING, Event.ESCROW): State.ESCROWED,
     (State.WIPING, Event.WIPE): State.WIPED,
     **{(state, Event.REFUSE): State.REFUSED for state in State},
     **{(state, Event.FAIL): State.FAILED for state in State},
@@ -50,7 +52,8 @@ def test_installed_is_reached_by_every_step_and_no_other_way() -> None:
     reached = {State.CHALLENGED}
     for last in (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN, State.INSTALLED):
         before = {state for state, events in states.TRANSITIONS.items() if last in events.values()} - {
-            State.QUARANTINED
+            State.QUARANTINED,
+            State.KEEPING,
         }
         assert before <= reached
         reached = {last}
@@ -60,3 +63,12 @@ def test_who_is_to_erase_its_disk_gets_nothing_of_a_host_and_becomes_none() -> N
     allowed = {action for action in Action if State.WIPING in states.ALLOWED[action]}
     assert allowed == {Action.READ_WIPE, Action.REPORT}
     assert set(states.TRANSITIONS[State.WIPING].values()) == {State.WIPED, State.REFUSED, State.FAILED}
+
+
+def test_who_keeps_its_disk_is_never_told_to_install() -> None:
+    """An installer of an earlier release would erase the disk."""
+    assert State.KEEPING not in states.ALLOWED[Action.READ_INSTALLATION]
+    assert [state for state, events in states.TRANSITIONS.items() if State.KEEPING in events.values()] == [
+        State.CHALLENGED
+    ]
+    assert set(states.TRANSITIONS[State.KEEPING].values()) == {State.ESCROWED, State.REFUSED, State.FAILED}

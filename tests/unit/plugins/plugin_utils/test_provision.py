@@ -30,7 +30,15 @@ ORDER = {"ek_sha256": "ab" * 32, "given": "2026-11-22T12:00:00Z", "begun": False
 
 
 def host(name: str, enrolment: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    told = {"host": name, "class": "tpm", "reinstall": False, "installed": None, "enrolled": False, "wipe": None}
+    told = {
+        "host": name,
+        "class": "tpm",
+        "reinstall": False,
+        "installed": None,
+        "enrolled": False,
+        "wipe": None,
+        "keep": False,
+    }
     return {**told, "enrolment": enrolment, **changes}
 
 
@@ -60,6 +68,8 @@ def row(told: Mapping[str, Any], **more: Any) -> Row:
         (host("a", enrolment("wiping"), wipe=ORDER), "wiping"),
         (host("a", enrolment("failed"), wipe=ORDER), "failed"),
         (host("a", enrolment("wiped")), "wiped"),
+        (host("a", enrolment("installed"), installed="2026-11-22T12:00:00Z", keep=True), "waiting"),
+        (host("a", enrolment("keeping"), installed="2026-11-22T12:00:00Z", keep=True), "keeping"),
     ],
 )
 def test_state_of_a_host(told: Mapping[str, Any], state: str) -> None:
@@ -188,7 +198,14 @@ def test_expectation_is_what_the_site_says(plan: Plan) -> None:
     (certificate,) = found["certificates"]
     assert certificate["dns"] == ["one.small.example"]
     assert found["reinstall"]
+    assert not found["keep"]
     assert expectations.expectation_of(plan, "three", RELEASE, None, reinstall=False)["admit"] == "approval"
+
+
+def test_disk_is_kept_only_for_a_tpm_that_the_site_lists(plan: Plan) -> None:
+    expectations.require_listed(plan, ["one", "two"])
+    with pytest.raises(FleetError, match=r"hosts\.three\.machine\.ek_sha256"):
+        expectations.require_listed(plan, ["one", "three"])
 
 
 def test_release_is_never_chosen_by_guess(plan: Plan) -> None:

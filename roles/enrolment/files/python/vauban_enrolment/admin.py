@@ -15,7 +15,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import admission, audit, wiping
+from vauban_enrolment import admission, audit, unlocking, wiping
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
@@ -28,6 +28,7 @@ from vauban_enrolment.documents import (
     Refusal,
     ReleaseContent,
     StateOnly,
+    UnlockOut,
 )
 from vauban_enrolment.lookup import expectation_of, find_host
 from vauban_enrolment.machines import CHAIN, Asked
@@ -189,6 +190,21 @@ def refuse(service: Asked, by: By, id: Id, refusal: Refusal) -> StateOnly:
         return StateOnly(state=case.state)
 
 
+@router.get("/unlocks")
+def list_unlocks(service: Asked) -> list[dict[str, Any]]:
+    """Machines that wait for the recovery key of their disk, and what they prove with that it is for them."""
+    with service.storage.read() as session:
+        return unlocking.waiting(session)
+
+
+@router.put("/unlocks/{id}", status_code=204, responses=documented(404))
+def put_unlock(service: Asked, by: By, id: Id, answer: UnlockOut) -> Response:
+    """Answer a machine with the recovery key of its disk, which only it can read."""
+    with service.storage.write() as session:
+        unlocking.answer(service, session, id, answer, by)
+    return Response(status_code=204)
+
+
 @router.get("/requests")
 def list_requests(service: Asked) -> list[dict[str, Any]]:
     """The certificate requests of proven machines that wait for a signature. Each was judged."""
@@ -319,6 +335,7 @@ def _host_line(host: Host, last: Enrolment | None, order: WipeOrder | None) -> d
         "product": expectation["product"],
         "version": expectation["version"],
         "reinstall": expectation["reinstall"],
+        "keep": bool(expectation.get("keep")),
         "enrolled": host.ek_sha256 is not None or host.installed is not None,
         "installed": audit.stamp(host.installed) if host.installed else None,
         "wipe": _wipe_line(order) if order else None,

@@ -252,6 +252,23 @@ class WipeOut(_Document):
     begun: DiskOf | None = Field(description="Which it was when its machine began before; nothing on it may say so.")
 
 
+class UnlockIn(QuoteIn):
+    """Asks for the recovery key of a disk.
+
+    The quote signs `00 01` and the SHA-256 of the recipient, so nobody can put another recipient in its place.
+    """
+
+    recipient: Recipient = Field(description="Made by the installer, in memory, for this one answer.")
+
+
+class UnlockOut(_Document):
+    """The recovery key, encrypted twice: to what only this TPM can release, and then to the recipient."""
+
+    credential_blob: Key
+    secret: Key
+    recovery_key: Annotated[str, StringConstraints(max_length=16_384)] = Field(description="age, armoured")
+
+
 class EscrowIn(_Document):
     """A recovery key, encrypted on the machine."""
 
@@ -367,11 +384,16 @@ class Expectation(_Document):
     configuration: Configuration | None = None
     certificates: Annotated[list[Wanted], Field(max_length=8)] = Field(default_factory=list)
     reinstall: bool = False
+    keep: bool = Field(
+        default=False, description="Whether another board or TPM has the disk of the host, which keeps what is on it."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.machine_class == "no_tpm" and (self.ek_sha256 or self.ek_certificate or self.admit != "approval"):
             raise ValueError("class no_tpm: only an approval admits it")
+        if self.keep and (self.machine_class == "no_tpm" or self.reinstall):
+            raise ValueError("keep: not without a TPM, and not together with reinstall")
         if self.machine_class == "software_tpm" and self.admit == "serial":
             raise ValueError("class software_tpm: a listed EK or an approval admits it")
         if self.admit == "listed" and self.ek_sha256 is None:

@@ -32,12 +32,12 @@ from vauban_enrolment.storage import CertificateRequest, Enrolment, Escrow
 CURVE = "secp256r1"
 
 
-def hand_out(service: Service, caller: Caller) -> Installation:
-    """What the host is to become."""
+def hand_out(service: Service, caller: Caller, action: Action = Action.READ_INSTALLATION) -> Installation:
+    """What the host is to become, or to stay (``READ_KEEPING``)."""
     with service.acting(caller) as case:
-        case.require(Action.READ_INSTALLATION)
+        case.require(action)
         enrolment, expectation = case.enrolment, case.expectation
-        case.note("handed out")
+        case.note("handed out", keep=expectation.keep)
         return Installation(
             host=str(enrolment.host),
             machine_class=expectation.machine_class,

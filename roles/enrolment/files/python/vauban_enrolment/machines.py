@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import PlainTextResponse
 
-from vauban_enrolment import admission, installing, proving, wiping
+from vauban_enrolment import admission, installing, proving, unlocking, wiping
 from vauban_enrolment.documents import (
     ID_PATTERN,
     NAME_PATTERN,
@@ -27,11 +27,14 @@ from vauban_enrolment.documents import (
     Report,
     StateOnly,
     Status,
+    UnlockIn,
+    UnlockOut,
     WipeOut,
 )
 from vauban_enrolment.limits import address_of
 from vauban_enrolment.problems import Problem, documented, unauthorised
 from vauban_enrolment.service import Caller, Service
+from vauban_enrolment.states import Action
 
 PEM = "application/x-pem-file"
 CHAIN = "application/pem-certificate-chain"
@@ -90,6 +93,29 @@ def prove(service: Asked, by: By, proof: Proof) -> StateOnly:
 def read_installation(service: Asked, by: By) -> Installation:
     """What the host is to become; for machines that have proven themselves."""
     return installing.hand_out(service, by)
+
+
+@router.get("/enrolments/{id}/keeping", responses=documented(401, 404, 409))
+def read_keeping(service: Asked, by: By) -> Installation:
+    """What the host is to stay; for machines that have proven themselves, with another board or TPM than before."""
+    return installing.hand_out(service, by, Action.READ_KEEPING)
+
+
+@router.put("/enrolments/{id}/unlock", status_code=202, responses=documented(401, 404, 409))
+def ask_to_unlock(service: Asked, by: By, unlock: UnlockIn) -> Response:
+    """Ask for the recovery key of the disk."""
+    unlocking.ask(service, by, unlock)
+    return Response(status_code=202)
+
+
+@router.get(
+    "/enrolments/{id}/unlock",
+    response_model=UnlockOut,
+    responses={202: {"description": "Not yet"}, **documented(401, 404, 409)},
+)
+def read_unlock(service: Asked, by: By) -> UnlockOut | Response:
+    """Fetch the recovery key that was asked for."""
+    return unlocking.read(service, by) or Response(status_code=202)
 
 
 @router.get("/enrolments/{id}/wipe", responses=documented(401, 404, 409))

@@ -129,6 +129,6 @@ def admissible(claim: Claim, host: Known) -> Refuse | None:
 
 def already(host: Known) -> Refuse | None:
     """Whether it is installed, and is to stay so."""
-    if host.installed and not host.expectation.reinstall:
+    if host.installed and not (host.expectation.reinstall or host.expectation.keep):
         return Refuse(f"{host.name} is installed, and reinstall is not set", host.name)
     return None

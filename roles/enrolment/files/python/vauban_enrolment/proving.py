@@ -39,6 +39,8 @@ def prove(service: Service, caller: Caller, proof: Proof) -> State:
             case.go(Event.REFUSE, reason)
         elif isinstance(service.judge.match(case), matching.Wipe):
             wiping.accept(case)
+        elif case.expectation.keep:
+            accept(case, Event.PROVE_TO_KEEP, "TPM and registers are proven; its disk is kept")
         else:
             accept(case, Event.PROVE, "TPM and registers are proven")
         state = case.state
@@ -129,6 +131,6 @@ def _install(case: Case) -> None:
     host, proven = case.host, case.enrolment.ek_public is not None
     host.installed = case.moment
     # Once is once: the next try of this machine changes nothing unless it is said again.
-    host.expectation = {**host.expectation, "reinstall": False}
+    host.expectation = {**host.expectation, "reinstall": False, "keep": False}
     reason = "the registers are those of its release" if proven else "no TPM: nothing is proven"
     case.go(Event.ATTEST, reason)

@@ -16,6 +16,7 @@ class State(StrEnum):
     QUARANTINED = "quarantined"  # unknown: listed, approvable, given nothing
     CHALLENGED = "challenged"  # matched to a host; has to prove what it is
     PROVEN = "proven"  # gets what is its host's
+    KEEPING = "keeping"  # the same of another board or TPM, with the disk of its host, which keeps what is on it
     INSTALLING = "installing"
     ESCROWED = "escrowed"  # its recovery key is kept
     WRITTEN = "written"  # the installer has finished
@@ -32,6 +33,7 @@ class Event(StrEnum):
     APPROVE = "approve"
     APPROVE_WITHOUT_TPM = "approve_without_tpm"  # nothing can be proven, so the approval is all there is
     PROVE = "prove"
+    PROVE_TO_KEEP = "prove_to_keep"  # the same proof, of a machine that has the disk of its host
     PROVE_TO_WIPE = "prove_to_wipe"  # the same proof, of a machine that is to erase its disk
     BEGIN = "begin"
     ESCROW = "escrow"
@@ -46,6 +48,8 @@ class Action(StrEnum):
     """What is asked for without changing a state."""
 
     READ_INSTALLATION = "read installation"
+    READ_KEEPING = "read what is kept"
+    UNLOCK = "have the disk opened"
     REQUEST_CERTIFICATE = "request a certificate"
     READ_CERTIFICATE = "read a certificate"
     REPORT = "report"
@@ -60,7 +64,13 @@ class WrongOrder(Exception):
 # Refusing and failing are added to every state that is not an end.
 _STEPS: Mapping[State, Mapping[Event, State]] = {
     State.QUARANTINED: {Event.APPROVE: State.CHALLENGED, Event.APPROVE_WITHOUT_TPM: State.PROVEN},
-    State.CHALLENGED: {Event.PROVE: State.PROVEN, Event.PROVE_TO_WIPE: State.WIPING},
+    State.CHALLENGED: {
+        Event.PROVE: State.PROVEN,
+        Event.PROVE_TO_KEEP: State.KEEPING,
+        Event.PROVE_TO_WIPE: State.WIPING,
+    },
+    # An installer that knows nothing of it asks for an installation, and gets none: it would erase the disk.
+    State.KEEPING: {Event.ESCROW: State.ESCROWED},
     State.PROVEN: {Event.BEGIN: State.INSTALLING},
     State.INSTALLING: {Event.ESCROW: State.ESCROWED},
     State.ESCROWED: {Event.WRITE: State.WRITTEN},
@@ -77,13 +87,15 @@ ENDS = tuple(state for state in State if not TRANSITIONS[state])
 UNPROVEN = (State.QUARANTINED, State.CHALLENGED)
 UNFINISHED = tuple(state for state in State if TRANSITIONS[state])
 # Those whose machine acts as the host: two of them would be two machines with one name.
-ACTING = (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN)
+ACTING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, State.WRITTEN)
 WIPES = (State.WIPING, State.WIPED)
 
 ALLOWED: Mapping[Action, tuple[State, ...]] = {
     Action.READ_INSTALLATION: (State.PROVEN, State.INSTALLING, State.ESCROWED),
-    Action.REQUEST_CERTIFICATE: (State.PROVEN, State.INSTALLING, State.ESCROWED),
-    Action.READ_CERTIFICATE: (State.PROVEN, State.INSTALLING, State.ESCROWED, State.WRITTEN),
+    Action.READ_KEEPING: (State.KEEPING,),
+    Action.UNLOCK: (State.KEEPING,),
+    Action.REQUEST_CERTIFICATE: (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED),
+    Action.READ_CERTIFICATE: ACTING,
     Action.REPORT: (*ACTING, State.WIPING),
     Action.READ_NONCE: (State.WRITTEN,),
     Action.READ_WIPE: (State.WIPING,),

@@ -169,6 +169,17 @@ class WipeOrder(Base):
     begun: Mapped[dict[str, Any] | None]  # the disk itself, once its machine has chosen it
 
 
+class Unlock(Base):
+    """A machine asks for the recovery key of its disk, and what somebody who could read the key has answered. Only that
+    machine, in the same run of its installer, can read the answer."""
+
+    __tablename__ = "unlocks"
+    enrolment: Mapped[str] = mapped_column(ForeignKey("enrolments.id", ondelete="CASCADE"), primary_key=True)
+    request: Mapped[dict[str, Any]]
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    time: Mapped[datetime]
+
+
 class CertificateRequest(Base):
     """A request of a machine, and the certificate once there is one."""
 

@@ -171,3 +171,15 @@ def test_directory_that_others_can_read_is_refused(directory: Path) -> None:
     directory.chmod(0o755)
     with pytest.raises(FleetError, match="for its owner only"):
         certificates.make(directory, HOST)
+
+
+def test_keys_of_before_are_gone_when_others_come(directory: Path, state: Path, core: Path) -> None:
+    """A volume that stays gets keys of the machine that it is in now."""
+    for __ in range(2):
+        certificates.remove(state, core)
+        made = signed(certificates.make(directory, HOST))
+        certificates.place(directory, "hosts", made.pem + ISSUING.pem + ROOT.pem, state, core)
+    placed = x509.load_pem_x509_certificates((state / "var/lib/vauban/ipsec/x509/host.pem").read_bytes())
+    assert placed == [made.certificate]
+    certificates.remove(state, core)
+    assert not [path for path in state.rglob("*") if path.is_file()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -209,3 +210,31 @@ def test_second_configuration_is_refused(core: Path, state: Path, tmp_path: Path
     configuration.unpack(path, digest, state, core)
     with pytest.raises(FleetError, match="already"):
         configuration.unpack(path, digest, state, core)
+
+
+def test_configuration_takes_the_place_of_another_as_a_whole(core: Path, state: Path, tmp_path: Path) -> None:
+    lists = "etc/swanctl/x509crl/issuing.crl"  # lies below /var/lib
+    first, digest = packed(tmp_path, entry("etc/old", size=1), entry(lists, size=1), data=b"1")
+    configuration.unpack(first, digest, state, core)
+    (state / "configuration/etc/made_by_hand").write_text("")
+    (state / "var/lib/data").write_text("kept")
+    second, digest = packed(tmp_path, entry("etc/new", size=1), entry(lists, size=1), data=b"2")
+    configuration.unpack(second, digest, state, core, replace=True)
+    assert written(state) == ["configuration/etc/new", "var/lib/data", "var/lib/vauban/ipsec/x509crl/issuing.crl"]
+    assert (state / "var/lib/vauban/ipsec/x509crl/issuing.crl").read_text() == "2"
+
+
+@pytest.mark.parametrize("place", ["configuration/etc", "configuration", "var/lib"])
+def test_links_of_a_volume_that_was_in_use_lead_nowhere(core: Path, state: Path, tmp_path: Path, place: str) -> None:
+    """Whoever had the machine before may have left them, to have the installer write elsewhere."""
+    outside = tmp_path / "outside"
+    (outside / "etc").mkdir(parents=True)
+    (outside / "etc/of_others").write_text("")
+    if (state / place).is_dir():
+        shutil.rmtree(state / place)
+    (state / place).symlink_to(outside)
+    lists = "etc/swanctl/x509crl/issuing.crl"
+    archive, digest = packed(tmp_path, entry("etc/new", size=1), entry(lists, size=1), data=b"2")
+    with pytest.raises(FleetError, match="is no directory"):
+        configuration.unpack(archive, digest, state, core, replace=True)
+    assert [path.name for path in outside.rglob("*")] == ["etc", "of_others"]
