@@ -198,3 +198,32 @@ def test_power_cut_while_it_is_installed(
     with boot(bare.spec) as machine:
         machine.serial.wait_for(f"INSTALLED {host}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
     assert state(server, host)[0] == "written"
+
+
+def empty(bare: Bare) -> bool:
+    """Whether its first disk holds nothing but zeroes."""
+    with bare.spec.disks[0].path.open("rb") as disk:
+        return not any(any(chunk) for chunk in iter(lambda: disk.read(1 << 20), b""))
+
+
+@pytest.mark.parametrize("step", ["destroy keys", "discard disk", "clear tpm"])
+def test_power_cut_while_its_disk_is_erased(
+    server: ProvisioningServer, networked_release: Path, new_bare: NewBare, boot: Boot, host: str, mac: str, step: str
+) -> None:
+    """It goes on with the disk that it had begun with, though nothing on it says any more whose it was."""
+    bare = new_bare()
+    expect(server, networked_release, host, bare, mac, SYSTEM)
+    with boot(bare.spec) as machine:
+        machine.serial.wait_for(f"INSTALLED {host}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
+        machine.wait_exit(BOOT_TIMEOUT)
+    server.put(f"hosts/{host}/wipe", {"reason": "sold"})
+    with boot(bare.spec) as machine:
+        machine.serial.wait_for(f"installer: {step}", timeout=BOOT_TIMEOUT, fail_on=[FAILED, "becomes"])
+    assert state(server, host)[0] == "wiping"
+    with boot(bare.spec) as machine:
+        machine.serial.wait_for(f"WIPED {host}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
+        machine.wait_exit(BOOT_TIMEOUT)
+    assert state(server, host)[0] == "wiped"
+    tried = server.admin.get(f"/admin/v1/machines/{host}").json()["enrolments"][-1]["evidence"]
+    assert (tried["discarded"], tried["tpm"]["cleared"]) == (True, True)
+    assert empty(bare)
