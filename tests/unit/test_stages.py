@@ -16,11 +16,12 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/stages"
 MAKEFILE = """
+.RECIPEPREFIX = >
 .PHONY: good bad first second
 good bad:
-	@echo $@ begins; [ $@ = good ] && echo $@ is done
+>@echo $@ begins; [ $@ = good ] && echo $@ is done
 first second:
-	@touch $@.here; for i in $$(seq 100); do [ -e $(OTHER_$@).here ] && exit; sleep 0.1; done; exit 1
+>@touch $@.here; for i in $$(seq 100); do [ -e $(OTHER_$@).here ] && exit; sleep 0.1; done; exit 1
 OTHER_first = second
 OTHER_second = first
 """
