@@ -145,7 +145,10 @@ def test_what_the_service_has_the_tpm_sign_certifies_no_recipient(
     carrier: Callable[..., Carrier], new: Tpm, tmp_path: Path
 ) -> None:
     """It chooses the nonces of challenges; the installer signs those of 32 bytes, and no others, for it."""
-    nonce = lambda recipient: hashlib.sha256(recipient.encode()).digest()  # noqa: E731
+
+    def nonce(recipient: str) -> bytes:
+        return hashlib.sha256(recipient.encode()).digest()
+
     assert "it answers another nonce" in refused(carrier(), new, tmp_path, nonce=nonce)
 
 
