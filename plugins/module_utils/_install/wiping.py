@@ -77,13 +77,12 @@ def discard(disk: Disk) -> dict[str, Any]:
     :raises FleetError: something is still found on it.
     """
     volumes.deactivate(disk)
-    partitions = [path for path in _block_devices(disk) if path != disk.path]
+    extents = _extents(disk)
     secure = run(["blkdiscard", "--force", "--secure", disk.path], check=False).returncode == 0
     discarded = secure or run(["blkdiscard", "--force", disk.path], check=False).returncode == 0
-    for path in [*partitions, disk.path]:  # what was discarded may read as anything
-        size = int(run(["blockdev", "--getsize64", path]).stdout)
-        overwrite(path, 0, min(_MIB, size))
-        overwrite(path, max(size - _MIB, 0), min(_MIB, size))
+    for start, size in extents:  # what was discarded may read as anything
+        overwrite(disk.path, start, min(_MIB, size))
+        overwrite(disk.path, start + max(size - _MIB, 0), min(_MIB, size))
     run(["blockdev", "--rereadpt", disk.path], check=False)  # the kernel still knows the partitions
     volumes.settle()
     if found := run(["wipefs", "--noheadings", "--parsable", disk.path]).stdout.strip():
@@ -137,6 +136,13 @@ def _header_size(device: Path) -> int:
     return offset
 
 
-def _block_devices(disk: Disk) -> list[Path]:
-    listed = run(["lsblk", "--list", "--noheadings", "--output", "PATH", disk.path]).stdout.split()
-    return [Path(path) for path in listed]
+def _extents(disk: Disk) -> list[tuple[int, int]]:
+    """Where on the disk its partitions lie, and where it does itself: bytes from its beginning, and how many.
+
+    The partitions themselves may be gone as soon as the table is.
+    """
+    listed = run(["lsblk", "--json", "--bytes", "--output", "TYPE,START,SIZE", disk.path]).stdout
+    found = json.loads(listed)["blockdevices"]
+    parts = [child for each in found for child in [each, *each.get("children", [])] if child["type"] == "part"]
+    # In sectors of 512 bytes, whatever those of the disk have (lsblk(8)).
+    return [*((int(part["start"]) * 512, int(part["size"])) for part in parts), (0, disk.size)]
