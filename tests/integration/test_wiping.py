@@ -87,6 +87,9 @@ def test_power_cut_while_the_header_is_overwritten(machine: Machine) -> None:
 def test_volume_that_cannot_be_overwritten_is_not_called_erased(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiping.os, "fsync", lambda _descriptor: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    def fails(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(wiping.os, "fsync", fails)
     with pytest.raises(FleetError, match="cannot be overwritten: Input/output error"):
         wiping.destroy_keys(DISK)
