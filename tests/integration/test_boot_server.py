@@ -570,6 +570,7 @@ def test_requests_have_a_rate(server: Booted, network: Lab, service: Service, tr
     # Files are another matter.
     assert fetch(network, CORE, trust).status == 200
     server("systemctl", "restart", "nginx.service")  # so that the next test begins with nothing counted
+    wait_for_ports(server)
 
 
 def test_service_that_is_down_is_a_passing_reason(server: Booted, network: Lab, trust: ssl.SSLContext) -> None:
