@@ -104,11 +104,7 @@ def test_machine_without_tpm_is_refused(
     assert untouched(bare)
 
 
-@pytest.mark.parametrize(
-    ("clock", "why"),
-    [("2001-01-01T00:00:00", "certificate is not yet valid"), ("2066-01-01T00:00:00", "certificate has expired")],
-    ids=["past", "future"],
-)
+@pytest.mark.parametrize("clock", ["2001-01-01T00:00:00", "2066-01-01T00:00:00"], ids=["past", "future"])
 def test_clock_that_is_wrong_by_years_is_named(
     server: ProvisioningServer,
     networked_release: Path,
@@ -117,13 +113,13 @@ def test_clock_that_is_wrong_by_years_is_named(
     host: str,
     mac: str,
     clock: str,
-    why: str,
 ) -> None:
-    """On the machine's screen: it believes no server, so that no table can know."""
+    """On the machine's screen: it believes no server, so that no table can know. systemd takes neither time for true
+    and begins with that of its own build, before which no certificate of the site was made."""
     bare = new_bare()
     expect(server, networked_release, host, bare, mac, SYSTEM)
     with boot(replace(bare.spec, clock=clock)) as machine:
-        machine.serial.wait_for(f"{why}.*", timeout=BOOT_TIMEOUT, fail_on=["this machine becomes"])
+        machine.serial.wait_for("certificate is not yet valid", timeout=BOOT_TIMEOUT, fail_on=["this machine becomes"])
         machine.serial.wait_for("is the clock right", timeout=60)
     assert server.admin.get(f"/admin/v1/machines/{host}").json()["enrolments"] == []
     assert untouched(bare)
