@@ -63,6 +63,13 @@ def fails(boot: Boot, bare: Bare) -> None:
         machine.serial.wait_for("The reason is above", timeout=60)
 
 
+def installs(boot: Boot, bare: Bare, host: str) -> None:
+    """Boot the installer, and see it come to its end."""
+    with boot(bare.spec) as machine:
+        machine.serial.wait_for(f"INSTALLED {host}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
+        machine.wait_exit(BOOT_TIMEOUT)
+
+
 @pytest.mark.parametrize(
     ("changes", "rule", "line"),
     [
@@ -191,8 +198,7 @@ def test_power_cut_while_it_is_installed(
     with boot(bare.spec) as machine:
         machine.serial.wait_for(f"installer: {step}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
     assert state(server, host)[0] in ("installing", "escrowed")
-    with boot(bare.spec) as machine:
-        machine.serial.wait_for(f"INSTALLED {host}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
+    installs(boot, bare, host)
     assert state(server, host)[0] == "written"
 
 
@@ -209,9 +215,7 @@ def test_power_cut_while_its_disk_is_erased(
     """It goes on with the disk that it had begun with, though nothing on it says any more whose it was."""
     bare = new_bare()
     expect(server, networked_release, host, bare, mac, SYSTEM)
-    with boot(bare.spec) as machine:
-        machine.serial.wait_for(f"INSTALLED {host}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
-        machine.wait_exit(BOOT_TIMEOUT)
+    installs(boot, bare, host)
     server.put(f"hosts/{host}/wipe", {"reason": "sold"})
     with boot(bare.spec) as machine:
         machine.serial.wait_for(f"installer: {step}", timeout=BOOT_TIMEOUT, fail_on=[FAILED, "becomes"])
