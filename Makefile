@@ -113,6 +113,8 @@ render site-pki: INVENTORY = inventories/example_site
 
 .PHONY: testbed testbed-end
 testbed: host dev link ## A site on this machine: a provisioning server installs three bare machines (docs/provisioning.md)
+	@# Molecule keeps in the user's cache that it made one; `make clean` has taken it.
+	test -d build/molecule/provision || molecule destroy --scenario-name provision
 	molecule converge --scenario-name provision
 	@printf '\n%s\n' 'The machines run on. Consoles: build/molecule/provision/rack/*/serial.log' \
 		'What came of it: build/molecule/provision/report.json' 'The end: make testbed-end'
