@@ -19,13 +19,21 @@ TESTBED = PROJECT / "build/molecule/provision"
 # What follows from the site file.
 INNER = {"paris-files1": "10.67.1.20", "paris-desk1": "10.67.1.30"}
 HOSTS = {"paris-gw1", *INNER}
+# The server has no curl.
+ASK = """
+import http.client, socket
+service = http.client.HTTPConnection("enrolment")
+service.sock = socket.socket(socket.AF_UNIX)
+service.sock.connect("/run/vauban-enrolment/admin.sock")
+service.request("GET", "/admin/v1/audit")
+print(service.getresponse().read().decode())
+"""
 
 
 @pytest.fixture(scope="module")
 def records(host: Host) -> list[dict[str, Any]]:
     """The audit log of the enrolment service."""
-    ask = "curl --silent --unix-socket /run/vauban-enrolment/admin.sock http://enrolment/admin/v1/audit"
-    answer: dict[str, Any] = json.loads(host.run_expect([0], ask).stdout)
+    answer: dict[str, Any] = json.loads(host.run_expect([0], "python3 -c %s", ASK).stdout)
     assert answer["intact"]
     return list(answer["records"])
 
