@@ -31,7 +31,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTI
 _BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 _UKIS = ("uki", "installer")
 _SBOM_CODE = ("sbom.py", "packages.py")
-_CERTIFICATES = ("PK", "KEK", "db", "pcr", "release")
+_CERTIFICATES = ("PK", "KEK", "db", "pcr", "release", "publish")
 
 
 class ActionModule(StepAction):
@@ -46,8 +46,10 @@ class ActionModule(StepAction):
         "core": {"type": "path", "required": True},
         "uki": {"type": "path", "required": True},
         "installer": {"type": "path", "required": True},
+        "bundle": {"type": "path", "required": True},
         **SIGNING_SPEC,
         "lock_file": {"type": "path", "required": True},
+        "security_epoch": {"type": "int", "default": 1},
         "author": {"type": "str", "required": True},
         "volume_group": {"type": "str", "required": True},
         "state_places": {"type": "list", "elements": "dict", "required": True},
@@ -68,9 +70,10 @@ class ActionModule(StepAction):
         """The artifacts, what the installer is told, and the keys."""
         self._signer = Signer(arguments)
         keys = self._signer.keys
-        told = ("product", "version", "author", "instrumentation", "volume_group", "state_places", "tpm_pcrs")
+        about = ("product", "version", "security_epoch", "author", "instrumentation")
+        told = (*about, "volume_group", "state_places", "tpm_pcrs")
         inputs = {
-            **{name: digest_of(Path(arguments[name])) for name in ("core", "uki", "installer")},
+            **{name: digest_of(Path(arguments[name])) for name in ("core", "uki", "installer", "bundle")},
             "sdk": digest_of(Path(arguments["sdk"])),
             "layer": digest_of(Path(arguments["layer"]) / "upper"),
             "lock file": _digest.of_file(Path(arguments["lock_file"])),
@@ -87,7 +90,7 @@ class ActionModule(StepAction):
         signer, work, directory = self._signer, Path(arguments["work"]), stage.output.parent
         keys = signer.keys
         sandbox = sandbox_at(arguments["sdk"], work)
-        core, uki, installer = (Path(arguments[name]) for name in ("core", "uki", "installer"))
+        core, uki, installer, bundle = (Path(arguments[name]) for name in ("core", "uki", "installer", "bundle"))
         unsigned, boot_loader = work / "systemd-bootx64.efi", directory / "systemd-bootx64.efi"
         sandbox.run(["cp", _BOOT_LOADER, "/run/out/systemd-bootx64.efi"], binds=[Bind(work, "/run/out", writable=True)])
         signing.sign_pe(sandbox, unsigned, boot_loader, signer.reference("db"), signer.certificate("db"))
@@ -96,7 +99,7 @@ class ActionModule(StepAction):
         name = f"{arguments['product']}_{arguments['version']}"
         sbom_file, provenance_file = directory / f"{name}.cdx.json", directory / f"{name}.intoto.json"
         self._write_sbom(arguments, sbom_file, locked)
-        artifacts = [Artifact.of(path) for path in (core, uki, installer, boot_loader, sbom_file)]
+        artifacts = [Artifact.of(path) for path in (core, uki, installer, bundle, boot_loader, sbom_file)]
         write_json(
             provenance_file,
             provenance.build_provenance(
@@ -112,6 +115,7 @@ class ActionModule(StepAction):
         manifest = build_manifest(
             product=arguments["product"],
             version=arguments["version"],
+            security_epoch=arguments["security_epoch"],
             instrumentation=arguments["instrumentation"],
             key_kind=keys.read_marker()["kind"],
             lock=locked,
@@ -122,6 +126,7 @@ class ActionModule(StepAction):
             verity=Verity(**result_of(core)["verity"]),
             uki=_uki(uki, core, {"boot_loader": [boot_loader, uki], "direct": [uki]}),
             installer=_uki(installer, core, {"direct": [installer]}),
+            bundle=Artifact.of(bundle),
             boot_loader=Artifact.of(boot_loader),
             volume_group=arguments["volume_group"],
             state=State(

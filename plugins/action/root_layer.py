@@ -57,6 +57,7 @@ class ActionModule(StepAction):
         "roles": {"type": "list", "elements": "str", "required": True},
         "role": {"type": "str"},
         "from_nothing": {"type": "bool", "default": False},
+        "certificates": {"type": "path"},
     }
     _start = 0
 
@@ -95,6 +96,7 @@ class ActionModule(StepAction):
             "base tree": digest_of(Path(arguments["base"])),
             "roles": _digest.of_data({name: _digest.of_tree(path) for name, path in roles.items() if path.is_dir()}),
             **({"from nothing": "required"} if arguments["from_nothing"] else {}),
+            **_certificates(arguments["certificates"]),
             "list of roles": _digest.of_data(arguments["roles"]),
             **{f"variable {name}": _digest.of_data(value) for name, value in chosen.items()},
         }
@@ -124,7 +126,11 @@ class ActionModule(StepAction):
         own = {**self._task._role._default_vars, **self._task._role._role_vars}
         known = {name: value for name, value in own.items() if name not in _PLACES} | self._variables(arguments)
         ground = ground_of(
-            digest_of(Path(arguments["base"])), digest_of(Path(arguments["sdk"])), ansible_version, trees=_CODE
+            digest_of(Path(arguments["base"])),
+            digest_of(Path(arguments["sdk"])),
+            ansible_version,
+            *_certificates(arguments["certificates"]).values(),
+            trees=_CODE,
         )
         applying = self._task._role.get_name()
         return Inputs(ground, applying, arguments["roles"], known, _OF_IMAGES, functools.cache(self._find))
@@ -172,6 +178,14 @@ class ActionModule(StepAction):
 
 def _configures(name: str) -> bool:
     return not name.startswith(_FOREIGN) and name not in _PLACES
+
+
+def _certificates(directory: str | None) -> dict[str, str]:
+    """Those that roles put into a tree. Without an update client none does, but they change as good as never."""
+    if directory is None:
+        return {}
+    found = {path.name: _digest.of_file(path) for path in sorted(Path(directory).glob("*.crt"))}
+    return {"certificates": _digest.of_data(found)}
 
 
 def _without_unnamed(variables: dict[str, Any], names: Set[str], roles: Iterable[Path]) -> dict[str, Any]:

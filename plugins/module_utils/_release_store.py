@@ -21,8 +21,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import MANIFEST, SIGNATURE, parse
 
-# What a release brings beside its manifest; a machine needs the first three, an auditor the rest.
-PARTS = ("core", "uki", "boot_loader", "installer", "sbom", "provenance", "origin")
+# What a release brings beside its manifest; an installation needs the first three, an update the bundle.
+PARTS = ("core", "uki", "boot_loader", "installer", "bundle", "sbom", "provenance", "origin")
 # No web server gives away a name that begins with a dot.
 INCOMING = ".incoming"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

@@ -65,7 +65,7 @@ options:
       - Their public half must be in the directory, their private half must not.
     type: list
     elements: str
-    choices: [PK, KEK, db, pcr, release, escrow]
+    choices: [PK, KEK, db, pcr, release, publish, escrow]
     default: []
   expiry_warning:
     description: Warn of certificates that expire within this many days.
@@ -255,7 +255,7 @@ def main() -> None:
             "held_elsewhere": {
                 "type": "list",
                 "elements": "str",
-                "choices": ["PK", "KEK", "db", "pcr", "release", "escrow"],
+                "choices": ["PK", "KEK", "db", "pcr", "release", "publish", "escrow"],
                 "default": [],
                 "no_log": False,
             },

@@ -36,6 +36,14 @@ options:
     description: The UKI of the installer, made by M(vauban.fleet.uki).
     type: path
     required: true
+  bundle:
+    description: The update bundle, made by M(vauban.fleet.update_bundle).
+    type: path
+    required: true
+  security_epoch:
+    description: Machines refuse a release with a lower number than that of the one they run.
+    type: int
+    default: 1
   lock_file:
     description: The lock file that the packages come from.
     type: path
@@ -91,6 +99,7 @@ EXAMPLES = r"""
     core: "{{ core.path }}"
     uki: /srv/build/gateway/0.1.0/gateway_0.1.0.efi
     installer: /srv/build/gateway/0.1.0/gateway_0.1.0_installer.efi
+    bundle: /srv/build/gateway/0.1.0/gateway_0.1.0.raucb
     keys: /srv/keys/gateway
     lock_file: /srv/fleet/trixie.lock.json
     author: the administrators of this fleet

@@ -49,6 +49,9 @@ options:
     description: Run all roles whenever one has to run, and keep nothing between them.
     type: bool
     default: false
+  certificates:
+    description: Directory of the product's certificates, of which roles put some into the tree.
+    type: path
 extends_documentation_fragment:
   - vauban.fleet._attributes.step
 notes:

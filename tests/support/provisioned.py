@@ -122,10 +122,12 @@ def write_release(directory: Path, keys: Path, product: str = "server", version:
     package = Package("bash", "1", "amd64", "bash=1", "debian", "pool/bash_1_amd64.deb", 1, digest, (product,))
     lock = Lock("amd64", (archive,), (package,))
     made = manifest.build_manifest(
-        product=product, version=version, instrumentation=(), key_kind="development", lock=lock, lock_sha256=digest,
-        packages=manifest.kept_packages(lock, {"bash": "1"}), core=artifact("core.erofs"), core_format="erofs",
-        verity=Verity(digest, 4096, 8192, 2, 12288), uki=image(f"{product}_{version}.efi", "boot_loader", "direct"),
-        installer=image(f"{product}_{version}_installer.efi", "direct"), boot_loader=artifact("systemd-bootx64.efi"),
+        product=product, version=version, security_epoch=1, instrumentation=(), key_kind="development", lock=lock,
+        lock_sha256=digest, packages=manifest.kept_packages(lock, {"bash": "1"}), core=artifact("core.erofs"),
+        core_format="erofs", verity=Verity(digest, 4096, 8192, 2, 12288),
+        uki=image(f"{product}_{version}.efi", "boot_loader", "direct"),
+        installer=image(f"{product}_{version}_installer.efi", "direct"), bundle=artifact("bundle.raucb"),
+        boot_loader=artifact("systemd-bootx64.efi"),
         volume_group="fleet",
         state=State(({"path": "/var", "kind": "directory", "mode": "0755"},), (7, 12), "-----BEGIN PUBLIC KEY-----\n"),
         recipients=RECIPIENTS, certificates={"release": digest, "db": digest}, sbom=artifact("sbom.cdx.json"),

@@ -25,7 +25,14 @@ Kind = Literal["development", "production"]
 KINDS: tuple[Kind, ...] = ("development", "production")
 
 # Keys with a certificate, and the algorithm of each. The TPM's signed policy and EDK2's Secure Boot both want RSA.
-CERTIFIED: dict[str, Algorithm] = {"PK": "rsa", "KEK": "rsa", "db": "rsa", "pcr": "rsa", "release": "p256"}
+CERTIFIED: dict[str, Algorithm] = {
+    "PK": "rsa",
+    "KEK": "rsa",
+    "db": "rsa",
+    "pcr": "rsa",
+    "release": "p256",
+    "publish": "p256",
+}
 ESCROW = "escrow"
 NAMES = (*CERTIFIED, ESCROW)
 # Secure Boot variables and the key that signs an update of each.

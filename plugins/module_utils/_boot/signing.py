@@ -42,21 +42,25 @@ def verify_pe(sandbox: Sandbox, file: Path, certificate: Path) -> None:
     _verify(sandbox, ["sbverify", "--cert", CERTIFICATE, SOURCE], file, certificate)
 
 
-def sign_cms(sandbox: Sandbox, file: Path, key: KeyReference, certificate: Path, dest: Path) -> None:
-    """Write the detached CMS signature (RFC 5652, DER, SHA-256) of a file and verify it before it gets its name.
+def sign_cms(
+    sandbox: Sandbox, file: Path, key: KeyReference, certificate: Path, dest: Path, *, attached: bool = False
+) -> None:
+    """Write the CMS signature (RFC 5652, DER, SHA-256) of a file and verify it before it gets its name.
 
+    :param attached: the signature holds the file, too.
     :raises FleetError: unusable key, or a key that does not belong to the certificate.
     """
     command = ["openssl", "cms", "-sign", "-binary", "-md", "sha256", "-nosmimecap", "-outform", "DER"]
+    command += ["-nodetach"] if attached else []
     command += ["-in", SOURCE, "-signer", CERTIFICATE, *key.openssl_arguments(), "-out", RESULT]
     with _signing(sandbox, command, file, dest, key, certificate) as signature:
         verify_cms(sandbox, file, signature, certificate)
 
 
 def verify_cms(sandbox: Sandbox, file: Path, signature: Path, certificate: Path) -> None:
-    """Check a detached CMS signature: made by exactly this certificate, which is valid now and may sign code.
+    """Check the CMS signature of a file: made by exactly this certificate, which is valid now and may sign code.
 
-    Neither the certificates inside the signature nor those of the system count.
+    Neither the certificates inside the signature nor those of the system count; nor does a file that it holds.
 
     :raises FleetError: the file was changed, or the signature is not by this certificate.
     """

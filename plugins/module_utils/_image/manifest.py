@@ -19,11 +19,12 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SCHEMA = Path(__file__).parents[3] / "files/schema/manifest.json"
 _OCTETS = "application/octet-stream"
-# By the end of the file name, the longest first (IANA media types; the last two are not registered).
+# By the end of the file name, the longest first (IANA media types; some are not registered).
 _MEDIA_TYPES = {
     ".cdx.json": "application/vnd.cyclonedx+json",
     ".intoto.json": "application/vnd.in-toto+json",
     ".json": "application/json",
+    ".raucb": "application/vnd.rauc.bundle",
     ".efi": "application/vnd.microsoft.portable-executable",
     ".squashfs": "application/vnd.squashfs",
     ".erofs": "application/x-erofs-image",
@@ -112,6 +113,7 @@ def build_manifest(
     *,
     product: str,
     version: str,
+    security_epoch: int,
     instrumentation: Iterable[str],
     key_kind: str,
     lock: Lock,
@@ -122,6 +124,7 @@ def build_manifest(
     verity: Verity,
     uki: Uki,
     installer: Uki,
+    bundle: Artifact,
     boot_loader: Artifact,
     volume_group: str,
     state: State,
@@ -135,6 +138,7 @@ def build_manifest(
 
     The same arguments give the same manifest: no clock is read, and order does not count where it has no meaning.
 
+    :param security_epoch: machines refuse a release with a lower number than that of the one they run.
     :param instrumentation: development features that taint the version.
     :param key_kind: ``development`` or ``production``.
     :param lock_sha256: of the lock file.
@@ -148,6 +152,7 @@ def build_manifest(
         "format": FORMAT,
         "product": product,
         "version": version,
+        "security_epoch": security_epoch,
         "architecture": lock.architecture,
         "source_date_epoch": lock.epoch,
         "instrumentation": sorted(instrumentation),
@@ -157,6 +162,7 @@ def build_manifest(
         "core": {**asdict(core), "format": core_format, "verity": verity.as_dict()},
         "uki": uki.as_dict(),
         "installer": installer.as_dict(),
+        "bundle": asdict(bundle),
         "boot_loader": asdict(boot_loader),
         "volume_group": volume_group,
         "state": {

@@ -54,6 +54,7 @@ def arguments() -> dict[str, Any]:
     return {
         "product": "gateway",
         "version": "0.1.0",
+        "security_epoch": 1,
         "instrumentation": (),
         "key_kind": "development",
         "lock": LOCK,
@@ -64,13 +65,14 @@ def arguments() -> dict[str, Any]:
         "verity": Verity(DIGEST, 4096, 8192, 2, 12288),
         "uki": image("gateway_0.1.0.efi", "boot_loader", "direct"),
         "installer": image("installer.efi", "direct"),
+        "bundle": artifact("gateway_0.1.0.raucb"),
         "boot_loader": artifact("systemd-bootx64.efi"),
         "volume_group": "fleet",
         "state": State(
             ({"path": "/var", "kind": "directory", "mode": "0755"},), (7, 12), "-----BEGIN PUBLIC KEY-----\n"
         ),
         "recipients": ("age1b", "age1a"),
-        "certificates": {"release": DIGEST, "db": DIGEST},
+        "certificates": {"release": DIGEST, "db": DIGEST, "publish": DIGEST},
         "sbom": artifact("sbom.cdx.json"),
         "provenance": artifact("provenance.intoto.json"),
         "origin": artifact("origin.json"),
