@@ -1,0 +1,147 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: update_channel
+short_description: Sign which release a channel offers
+author: Vauban maintainers (@vauban)
+version_added: 0.4.0
+description:
+  - Checks a release, its manifest against the builder's signature and each file against the manifest, and signs with
+    the product's key C(publish) that a channel offers it.
+  - A machine wants both signatures, so builder and controller have to agree.
+  - What has been signed counts for O(days). Run it again before half of them are over; before that it changes nothing.
+options:
+  release:
+    description: Directory of the release.
+    type: path
+    required: true
+  channel:
+    description: Name of the channel, a lower case letter and up to 31 of C(a-z), C(0-9), C(_) and C(-).
+    type: str
+    required: true
+  days:
+    description: How long machines believe it. Afterwards they refuse it, so that nobody keeps them from an update.
+    type: int
+    default: 30
+  sdk:
+    description: The SDK whose tools do the work, an image file or an unpacked tree.
+    type: path
+    required: true
+  keys:
+    description:
+      - Key directory of the product, as M(vauban.fleet.product_keys) makes it.
+      - Needed are C(release.crt), and C(publish) with its private key.
+    type: path
+    required: true
+  keys_kind:
+    description: What the keys, and the release, must be for.
+    type: str
+    choices: [development, production]
+    default: development
+  key_uris:
+    description: PKCS#11 URIs (RFC 7512) by key name, for private keys that are in a token and not in O(keys).
+    type: dict
+    default: {}
+  key_token:
+    description: Directory with the token's module and settings. Needed with O(key_uris).
+    type: path
+  dest:
+    description: Directory of what has been signed; the file is C(PRODUCT/CHANNEL.p7m) in it.
+    type: path
+    required: true
+  work:
+    description: Directory for intermediate files and mount points. Made if missing.
+    type: path
+    required: true
+attributes:
+  action:
+    description: Runs on the controller, in an action plugin; the host needs neither a connection nor Python.
+    support: full
+  check_mode:
+    support: full
+    details:
+      - Checks the release all the same.
+  diff_mode:
+    support: full
+    details:
+      - Shows what the channel offered before, and what it would offer.
+  idempotent:
+    support: full
+    details:
+      - What was signed is signed anew when half of its time is over.
+extends_documentation_fragment:
+  - vauban.fleet._attributes
+seealso:
+  - module: vauban.fleet.release_manifest
+  - module: vauban.fleet.release_store
+"""
+
+EXAMPLES = r"""
+- name: Say what the channel offers
+  vauban.fleet.update_channel:
+    release: /srv/build/gateway/0.2.0
+    channel: stable
+    sdk: /srv/build/sdk/current
+    keys: /srv/keys/gateway
+    keys_kind: production
+    dest: /srv/build/channels
+    work: /srv/build/channels/work
+"""
+
+RETURN = r"""
+changed:
+  description: Whether it was signed or, in check mode, would be.
+  returned: always
+  type: bool
+  sample: true
+path:
+  description: The signed file.
+  returned: success
+  type: str
+  sample: /srv/build/channels/gateway/stable.p7m
+release:
+  description: Directory of the release, without links.
+  returned: success
+  type: str
+  sample: /srv/build/gateway/0.2.0
+offer:
+  description: What it says.
+  returned: success
+  type: dict
+  sample:
+    format: 1
+    product: gateway
+    channel: stable
+    version: 0.2.0
+    security_epoch: 1
+    issued: "2026-11-23T06:00:00Z"
+    expires: "2026-12-23T06:00:00Z"
+    manifest:
+      size: 49500
+      sha256: 039920c7b936accf4d417e37b169c218249b80866d5152c923571daaf95a6d37
+failure:
+  description: What went wrong, where, and what to do; the message as data.
+  returned: failure
+  type: dict
+  contains:
+    message:
+      description: What went wrong.
+      returned: always
+      type: str
+    where:
+      description: The file, key or device concerned, or null.
+      returned: always
+      type: str
+    remedy:
+      description: What to type or change next, or null.
+      returned: always
+      type: str
+  sample:
+    message: the file is missing
+    where: /srv/build/gateway/0.2.0/manifest.json
+    remedy: name the directory of a finished release
+"""
