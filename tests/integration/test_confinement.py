@@ -23,6 +23,10 @@ OF_OTHER_ROLES = {
     "modules-lock.service",
     "nginx.service",
     "strongswan.service",
+    "update-deadline.service",
+    "update-fetch.service",
+    "update-health.service",
+    "update-install.service",
     "vauban-enrolment-admin.service",
     "vauban-enrolment-machines.service",
 }

@@ -1,0 +1,267 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A machine asks an update server: what it believes and fetches, and what it refuses, each with a line that says why.
+
+nginx with the configuration of role boot_server, and the programs of role update_client, in one network namespace. That
+what was fetched is installed, started and left again takes a kernel: e2e/test_update.py.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hosts
+import pytest
+import rendering
+from certificates import P256, Authority, ec_key, pem
+from hosts import Host
+from sdk import SDK
+from updates import PRODUCT, write_channel, write_release
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/update_client"
+NAME, USER, STATE = "updates.example.org", "nobody", "/var/lib/update"
+OS_RELEASE = f'IMAGE_ID={PRODUCT}\nIMAGE_VERSION="1.0.0"\nVAUBAN_SECURITY_EPOCH=1\n'
+RESOLVE = f"{NAME}:443:127.0.0.1"
+REFUSED = 100
+RUN = f"STATE_DIRECTORY={STATE} RUNTIME_DIRECTORY=/run/update-fetch exec /bin/sh /usr/lib/vauban/update-fetch"
+
+
+class Updates:
+    """A machine, the server that it asks, and the keys of both signers."""
+
+    def __init__(self, machine: Host, keys: Path, directory: Path) -> None:
+        self.machine, self.keys, self.directory = machine, keys, directory
+        self.store = machine.root / "srv/vauban"
+        self.channel = self.store / f"update/v1/{PRODUCT}/stable.p7m"
+
+    def reset(self) -> None:
+        """As a machine that has never asked, and a server without releases."""
+        script = f"rm -rf /srv/vauban {STATE} /run/update-fetch /var/lib/update-install"
+        script += f"; mkdir -p /srv/vauban/releases; install -d -o {USER} {STATE} /run/update-fetch"
+        self.machine("sh", "-euc", script)
+        self.machine.write("/usr/lib/os-release", OS_RELEASE)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def publish(self, version: str = "1.1.0", *, signer: str = "release", **changes: Any) -> Path:
+        """Put a release there, and let the channel offer it."""
+        release = self.store / "releases" / PRODUCT / version
+        write_release(release, self.keys, version, signer=signer, **changes)
+        write_channel(self.channel, self.keys, release)
+        return release
+
+    def fetch(self) -> tuple[int, str]:
+        """Status, and what the journal would say."""
+        done = self.machine.ask("sh", "-euc", RUN, user=USER)
+        return done.returncode, done.stdout + done.stderr
+
+    def offer(self) -> set[str]:
+        """What lies there to be installed."""
+        directory = self.machine.root / STATE[1:] / "offer"
+        return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority.root("Example Root", ec_key(P256))
+
+
+@pytest.fixture(scope="module")
+def machine(
+    sandbox: Sandbox, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Host, Path]]:
+    hosts.require()
+    directory = tmp_path_factory.mktemp("updates")
+    tree = SDK if SDK.is_dir() else SDK.parent / "root"
+    if not tree.is_dir():
+        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    keys = ProductKeys(directory / "keys" / PRODUCT)
+    request = KeyRequest(name=PRODUCT, kind="development")
+    key_directory.ensure(keys, request, sandbox, now=dt.datetime.now(dt.UTC) - dt.timedelta(days=2))
+    files = directory / "files"
+    settings = {**rendering.defaults("boot_server"), "boot_server_name": NAME, "boot_server_enrolment_socket": ""}
+    asked = {name: settings[f"boot_server_{name}"] for name in _boot_server.Settings.model_fields}
+    rendering.lay_down("boot_server", files, __boot_server_plan=_boot_server.plan(asked), **settings)
+    shutil.copytree(ROLE / "files/root", files, dirs_exist_ok=True)
+    with hosts.host("machine", SDK.resolve(), (files, tree), directory / "machine") as made:
+        own = authority.issuing("Example Issuing", ec_key(P256))
+        certificate = own.issue(NAME, ec_key(P256))
+        made.write("/var/lib/vauban/https/certificate.pem", (certificate.pem + own.pem).decode())
+        made.write("/var/lib/vauban/https/key.pem", pem(certificate.key).decode(), mode="0600")
+        for name in ("release", "publish"):
+            made.write(f"/usr/lib/vauban/update/{name}.pem", keys.public(name).read_text())
+        made.write("/etc/machine-id", f"{hosts.MACHINE_ID}\n")
+        for name, content in {
+            "url": f"https://{NAME}",
+            "channel": "stable",
+            "resolve": RESOLVE,
+            "authority.pem": authority.pem.decode(),
+        }.items():
+            made.write(f"/etc/vauban/update/{name}", content + "\n")
+        made("mkdir", "-p", "/run/nginx", "/srv/vauban")
+        log = directory / "nginx.log"
+        with made.running("/usr/sbin/nginx", "-g", "user root;", log=log):
+            hosts.wait_for(lambda: made.ask("curl", "-sk", "https://127.0.0.1").returncode == 0, f"nginx; see {log}")
+            yield made, keys.directory
+
+
+@pytest.fixture
+def updates(machine: tuple[Host, Path], tmp_path: Path) -> Updates:
+    made = Updates(*machine, tmp_path / "updates")
+    made.reset()
+    return made
+
+
+def test_newer_release_is_fetched_whole(updates: Updates) -> None:
+    release = updates.publish()
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
+    assert updates.offer() == {"bundle.raucb", "channel.p7m", "manifest.json", "manifest.json.p7s"}
+    fetched = updates.machine.root / STATE[1:] / "offer/bundle.raucb"
+    assert fetched.read_bytes() == (release / "bundle").read_bytes()
+
+
+def test_what_was_fetched_is_not_fetched_again(updates: Updates) -> None:
+    release = updates.publish()
+    assert updates.fetch()[0] == 0
+    (release / "bundle").unlink()
+    assert updates.fetch()[0] == 0
+    assert "bundle.raucb" in updates.offer()
+
+
+def test_interrupted_download_goes_on(updates: Updates) -> None:
+    """The server's first half is damaged meanwhile: only who asks for the second alone gets it right."""
+    release = updates.publish()
+    whole = (release / "bundle").read_bytes()
+    digest = json.loads((release / "manifest.json").read_text())["bundle"]["sha256"]
+    part = updates.machine.root / STATE[1:] / f"{digest}.part"
+    part.write_bytes(whole[:1_500_000])
+    updates.machine("chown", USER, f"{STATE}/{digest}.part")
+    (release / "bundle").write_bytes(bytes(1_500_000) + whole[1_500_000:])
+    code, said = updates.fetch()
+    assert code == 0, said
+
+
+def test_nothing_to_do_at_the_same_version(updates: Updates) -> None:
+    updates.publish("1.0.0")
+    assert updates.fetch() == (0, "up to date: 1.0.0\n")
+    assert not updates.offer()
+
+
+def test_version_that_did_not_start_is_not_tried_again(updates: Updates) -> None:
+    updates.publish()
+    updates.machine.write("/var/lib/update-install/failed", "1.1.0\n")
+    assert updates.fetch() == (0, "version 1.1.0 did not start on this machine, and is not tried again\n")
+    assert not updates.offer()
+    updates.publish("1.1.1")
+    assert updates.fetch()[0] == 0
+
+
+def _channel(**changes: Any) -> Callable[[Updates], None]:
+    def make(updates: Updates) -> None:
+        write_channel(updates.channel, updates.keys, updates.publish(), **changes)
+
+    return make
+
+
+def _release(version: str = "1.1.0", **changes: Any) -> Callable[[Updates], None]:
+    return lambda updates: (updates.publish(version, **changes), None)[1]
+
+
+def _altered(name: str) -> Callable[[Updates], None]:
+    def make(updates: Updates) -> None:
+        release = updates.publish()
+        path = updates.channel if name == "channel" else release / name
+        before = path.read_bytes()
+        # What is signed lies beside certificates, which count for nothing.
+        after = before.replace(b'"security_epoch": 1', b'"security_epoch": 2')
+        path.write_bytes(after if after != before else before[:-1] + b"x")
+
+    return make
+
+
+def _replayed(updates: Updates) -> None:
+    """Yesterday's offer is good to the end of the month, but today's was seen."""
+    older = updates.publish("1.1.0")
+    write_channel(updates.channel, updates.keys, updates.publish("1.2.0"))
+    assert updates.fetch()[0] == 0
+    write_channel(updates.channel, updates.keys, older, age=86_400)
+
+
+def _renamed(updates: Updates) -> None:
+    older = updates.publish("0.9.0")
+    newer = shutil.copytree(older, older.with_name("1.1.0"))
+    write_channel(updates.channel, updates.keys, newer, version="1.1.0")
+
+
+def _of_another_size(size: int) -> Callable[[Updates], None]:
+    def make(updates: Updates) -> None:
+        bundle = updates.publish() / "bundle"
+        bundle.write_bytes(bundle.read_bytes().ljust(size, b"x")[:size])
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("prepare", "line"),
+    [
+        pytest.param(_channel(signer="release"), "not signed with the product's key publish", id="signer"),
+        pytest.param(_altered("channel"), "the channel is not signed", id="altered channel"),
+        pytest.param(_channel(age=200, days=0), "the channel expired on ", id="expired"),
+        pytest.param(_replayed, "is older than what was seen before", id="replayed"),
+        pytest.param(_channel(product="server"), "a channel of product server; this machine is gateway", id="product"),
+        pytest.param(_channel(channel="beta"), "this is channel beta, not stable", id="channel"),
+        pytest.param(_channel(format=2), "this is no channel of format 1", id="format"),
+        pytest.param(_channel(version="1.1.0;id"), "this is no channel of format 1", id="version"),
+        pytest.param(_release("0.9.0"), "version 0.9.0 is lower than 1.0.0, which runs", id="lower"),
+        pytest.param(_renamed, "version of the manifest is not that of the channel", id="older under a newer name"),
+        pytest.param(_channel(version="1.2.0"), "no answer that counts", id="newer name for an older release"),
+        pytest.param(_release(security_epoch=0), "security epoch 0 is lower than 1, which runs", id="epoch"),
+        pytest.param(_channel(security_epoch=2), "security_epoch of the manifest is not that", id="epoch of channel"),
+        pytest.param(_release(signer="publish"), "not signed with the product's key release", id="one signer only"),
+        pytest.param(_altered("manifest.json"), "the manifest is not the one that the channel names", id="manifest"),
+        pytest.param(_release(instrumentation=["serial_root_shell"]), "an instrumented release", id="instrumented"),
+        pytest.param(_altered("bundle"), "not the bundle that the manifest names", id="altered bundle"),
+        pytest.param(_of_another_size(2_999_999), "not the bundle that the manifest names", id="truncated"),
+        pytest.param(_of_another_size(9_000_000), "no answer that counts", id="oversize"),
+    ],
+)
+def test_is_refused_with_a_line(updates: Updates, prepare: Callable[[Updates], None], line: str) -> None:
+    prepare(updates)
+    updates.machine("rm", "-rf", f"{STATE}/offer")
+    code, said = updates.fetch()
+    assert code in (1, REFUSED), said
+    assert line in said
+    assert not updates.offer()
+
+
+def test_authority_of_the_system_counts_for_nothing(updates: Updates, authority: Authority) -> None:
+    """The server's authority is in the list of the machine, which curl by itself believes."""
+    updates.publish()
+    machine, stranger = updates.machine, Authority.root("Another Site", ec_key(P256))
+    machine.write("/etc/ssl/certs/ca-certificates.crt", authority.pem.decode())
+    machine.write("/etc/vauban/update/authority.pem", stranger.pem.decode())
+    try:
+        path = f"https://{NAME}/update/v1/{PRODUCT}/stable.p7m"
+        assert machine.ask("curl", "-sf", "-o", "/dev/null", "--resolve", RESOLVE, path).returncode == 0
+        code, said = updates.fetch()
+    finally:
+        machine.write("/etc/vauban/update/authority.pem", authority.pem.decode())
+        machine("rm", "/etc/ssl/certs/ca-certificates.crt")
+    assert code == 1, said
+    assert "certificate" in said
+
+
+def test_machine_of_the_same_product_installs_instrumentation_if_it_is_instrumented(updates: Updates) -> None:
+    updates.machine.write("/usr/lib/os-release", OS_RELEASE + "VAUBAN_INSTRUMENTATION=serial_root_shell\n")
+    updates.publish(instrumentation=["serial_root_shell"])
+    assert updates.fetch()[0] == 0
