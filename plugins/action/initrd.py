@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
+from ansible_collections.vauban.fleet.plugins.module_utils._install.state import bound
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, remove_tree
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provisioning_server
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
@@ -20,6 +21,9 @@ _OVERLAYS = {"system": ("root",), "installer": ("root", "installer_root")}
 # Options of mounts that name paths.
 _PATHS = ("lowerdir", "x-systemd.requires-mounts-for")
 _CONTENTS = {"system": ("system",), "installer": ("system", "installer")}
+# systemd-stub(7) puts there what the UKI carries.
+_SIGNATURE = "/.extra/tpm2-pcr-signature.json"
+_POLICY = "etc/systemd/system/systemd-cryptsetup@state.service.d/60-policy.conf"
 _NETWORK_OVERLAY, _NETWORK_CONTENT = "installer_network_root", "installer_network"
 
 
@@ -37,6 +41,7 @@ class ActionModule(StepAction):
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         "release_certificate": {"type": "path"},
         "enrolment": {"type": "dict", "default": {}},
+        "moved_pcrs": {"type": "list", "elements": "int", "default": []},
         "compression_level": {"type": "int", "default": 6},
         "epoch": {"type": "int", "required": True},
     }
@@ -112,10 +117,25 @@ def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
         mounts = (upper / "etc/fstab").read_text("utf-8").splitlines()
         mounts = [line for line in mounts if re.search(r"^[^#].*\bx-initrd\.mount\b", line)]
         texts["etc/fstab"] = "".join(map(_below_sysroot, mounts))
-        texts["etc/crypttab"] = "".join(line for line in lines if re.search(r"^[^#].*\bx-initrd\.attach\b", line))
+        attached = [line for line in lines if re.search(r"^[^#].*\bx-initrd\.attach\b", line)]
+        texts["etc/crypttab"] = "".join(attached)
+        if arguments["moved_pcrs"]:
+            texts[_POLICY] = "".join(_move(line, arguments["moved_pcrs"]) for line in attached)
     elif arguments["release_certificate"]:
         texts["etc/vauban/release.crt"] = _certificate(Path(arguments["release_certificate"]))
     return texts
+
+
+def _move(line: str, pcrs: Sequence[int]) -> str:
+    """A drop-in (systemd.unit(5)) that has the TPM open a volume of crypttab(5) for the key of this image, too.
+
+    Now, because later in a boot the TPM gives nothing away. A failure costs nothing: what opened it before still does.
+    """
+    device = line.split()[1]
+    words = ["/usr/bin/systemd-cryptenroll", "--unlock-tpm2-device=auto", "--tpm2-device=auto"]
+    words += [f"--tpm2-pcrs={bound(pcrs)}", "--tpm2-public-key-pcrs=11"]
+    words += ["--tpm2-public-key=/.extra/tpm2-pcr-public-key.pem", f"--tpm2-signature={_SIGNATURE}", device]
+    return f"[Service]\nExecStartPre=-{' '.join(words)}\n"
 
 
 def _below_sysroot(line: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
-from ansible_collections.vauban.fleet.plugins.module_utils._boot import signing, uki
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, signing, uki
 from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Verity
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
@@ -30,6 +30,7 @@ class ActionModule(StepAction):
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         "core": {"type": "path"},
         "core_device": {"type": "str"},
+        "security_epoch": {"type": "int", "default": 1},
         **SIGNING_SPEC,
         "dest": {"type": "path", "required": True},
         "work": {"type": "path", "required": True},
@@ -41,20 +42,22 @@ class ActionModule(StepAction):
         self._signer = Signer(arguments)
         keys = self._signer.keys
         os_release = Path(arguments["os_release"])
+        epochs.require(keys, arguments["security_epoch"])
+        signing_keys = ("db", epochs.KEY, *epochs.before(keys))
         self._command_line = _command_line(arguments)
         inputs = {
             "kernel": arguments["kernel_release"],
             "initrd": digest_of(Path(arguments["initrd"])),
             "os-release": _digest.of_file(os_release) if os_release.exists() else "none",
             "command line": _digest.of_data(self._command_line),
-            "keys": _digest.of_data(*(keys.certificate(name).fingerprint for name in ("db", "pcr"))),
+            "keys": _digest.of_data(*(keys.certificate(name).fingerprint for name in signing_keys)),
             "code": _digest.of_tree(COLLECTION / "plugins/module_utils/_boot"),
         }
         return Stage(Path(arguments["dest"]), inputs)
 
     def make(self, arguments: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
         """Build it unsigned, which gives the same bytes each time, then sign."""
-        signer, work = self._signer, Path(arguments["work"])
+        signer, keys, work = self._signer, self._signer.keys, Path(arguments["work"])
         sandbox = sandbox_at(arguments["sdk"], work)
         log = work / f"{stage.output.name}.log"
         log.unlink(missing_ok=True)
@@ -65,8 +68,8 @@ class ActionModule(StepAction):
             command_line=self._command_line,
             os_release=Path(arguments["os_release"]).read_text("utf-8"),
             uname=arguments["kernel_release"],
-            pcr_key=signer.reference("pcr"),
-            pcr_public=signer.pcr_public(),
+            pcr_keys=signer.pcr_keys(),
+            pcr_public=keys.directory / "pcr.pub",
         )
         phases = uki.build(sandbox, request, unsigned, epoch=arguments["epoch"], log=log)
         signing.sign_pe(sandbox, unsigned, stage.output, signer.reference("db"), signer.certificate("db"))

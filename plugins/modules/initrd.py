@@ -27,6 +27,15 @@ options:
   release_certificate:
     description: Certificate (PEM) that releases must be signed with; for O(kind=installer).
     type: path
+  moved_pcrs:
+    description:
+      - Registers that the state volume is bound to, for O(kind=system) of a product whose keys of a security epoch
+        before may still be what a machine trusts. The machine then lets its TPM open the volume for the present key,
+        too.
+      - Empty if there is nothing to move on from.
+    type: list
+    elements: int
+    default: []
   enrolment:
     description:
       - The provisioning server that the installer installs from, for O(kind=installer). With an empty one it has no

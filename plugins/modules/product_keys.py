@@ -59,6 +59,13 @@ options:
     type: int
     choices: [2048, 3072, 4096]
     default: 2048
+  security_epoch:
+    description:
+      - Security epoch of the product. The key C(pcr) belongs to one.
+      - If it is higher than that of the keys, C(pcr) is kept as C(pcr_epoch_N), and a new one is made. It never becomes
+        lower.
+    type: int
+    default: 1
   held_elsewhere:
     description:
       - Keys whose private half is kept offline or in a PKCS#11 token.
@@ -218,6 +225,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         kind=params["kind"],
         days=params["days"],
         db_bits=params["db_bits"],
+        security_epoch=params["security_epoch"],
         held_elsewhere=frozenset(params["held_elsewhere"]),
     )
     request.check()
@@ -252,6 +260,7 @@ def main() -> None:
             "kind": {"type": "str", "choices": ["development", "production"], "default": "development"},
             "days": {"type": "int", "default": 3650},
             "db_bits": {"type": "int", "choices": [2048, 3072, 4096], "default": 2048},
+            "security_epoch": {"type": "int", "default": 1},
             "held_elsewhere": {
                 "type": "list",
                 "elements": "str",

@@ -41,6 +41,13 @@ options:
   core_device:
     description: Block device that holds O(core) on the machine. Needed with O(core).
     type: str
+  security_epoch:
+    description:
+      - Security epoch of the product, to which the key C(pcr) has to belong.
+      - If there are keys of epochs before in the key directory, the UKI carries a signature by each, so that machines
+        which trust one of those open their state volume and can move on (C(docs/updates.md)).
+    type: int
+    default: 1
   dest:
     description: The signed UKI.
     type: path

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     ProductKeys,
@@ -36,6 +37,10 @@ class Signer:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.keys = ProductKeys(Path(arguments["keys"]))
         self._uris = arguments["key_uris"]
+        known = {"db", "release", "publish", epochs.KEY, *epochs.before(self.keys)}
+        if unknown := sorted(set(self._uris) - known):
+            remedy = f"the keys are: {', '.join(sorted(known))}"
+            raise FleetError(f"no such key: {', '.join(unknown)}", where="product_key_uris", remedy=remedy)
         self._token = Path(arguments["key_token"]) if arguments["key_token"] else None
         kind = self.keys.read_marker()["kind"]
         if arguments["keys_kind"] == "production":
@@ -66,6 +71,21 @@ class Signer:
         uri = self._uris.get(name)
         return KeyReference(uri, self._token) if uri else self.keys.reference(name)
 
-    def pcr_public(self) -> Path:
-        """The public half of the PCR policy key, in the form that ukify(1) reads with this kind of key."""
-        return self.keys.directory / ("pcr.crt" if "pcr" in self._uris else "pcr.pub")
+    def pcr_keys(self) -> list[tuple[KeyReference, Path]]:
+        """The PCR policy keys, that of the present security epoch first: each private key, and its public half in the
+        form that ukify(1) reads with this kind of key.
+
+        :raises FleetError: some are in a token and others are not, which ukify cannot take in one call.
+        """
+        names = ("pcr", *epochs.before(self.keys))
+        found = [(self.reference(name), self.keys.directory / f"{name}.{self._public(name)}") for name in names]
+        if len({reference.is_file for reference, _public in found}) > 1:
+            raise FleetError(
+                "keys pcr of all security epochs have to be in the token, or none",
+                where=str(self.keys.directory),
+                remedy=f"name each in product_key_uris ({', '.join(names)}), or remove those that no machine needs",
+            )
+        return found
+
+    def _public(self, name: str) -> str:
+        return "crt" if name in self._uris else "pub"

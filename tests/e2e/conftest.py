@@ -318,7 +318,7 @@ def relink(manifest: dict[str, Any], work: Path, keys: ProductKeys, sandbox: San
             command_line=[*manifest["uki"]["command_line"].split(), *words],
             os_release=(work / "layer/upper/usr/lib/os-release").read_text("utf-8"),
             uname=manifest["uki"]["kernel"],
-            pcr_key=keys.reference("pcr"),
+            pcr_keys=[(keys.reference("pcr"), keys.directory / "pcr.pub")],
             pcr_public=keys.directory / "pcr.pub",
         )
         joined, signed = tmp_path / "joined.efi", tmp_path / "signed.efi"

@@ -27,6 +27,7 @@ OF_OTHER_ROLES = {
     "update-fetch.service",
     "update-health.service",
     "update-install.service",
+    "update-policy.service",
     "vauban-enrolment-admin.service",
     "vauban-enrolment-machines.service",
 }

@@ -6,18 +6,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
 from sdk import SDK
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, uki
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import self_signed
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
@@ -31,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 NOW = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+REQUEST = KeyRequest(name="gateway", security_epoch=2)
 UPDATE_HEADER = 16  # EFI_TIME, before WIN_CERTIFICATE_UEFI_GUID; UEFI 2.10 section 8.2.2
 
 pytestmark = [
@@ -49,7 +59,8 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 @pytest.fixture(scope="module")
 def keys(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> ProductKeys:
     made = ProductKeys(tmp_path_factory.mktemp("keys") / "gateway")
-    ensure(made, KeyRequest(name="gateway"), sandbox, now=NOW)
+    ensure(made, replace(REQUEST, security_epoch=1), sandbox, now=NOW)
+    ensure(made, REQUEST, sandbox, now=NOW)
     return made
 
 
@@ -72,7 +83,7 @@ def boot_loader(run: Run, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def token(sandbox: Sandbox, keys: ProductKeys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SoftHSM token with the private keys of db, pcr and release."""
+    """A SoftHSM token with the private keys that sign releases and channels."""
     directory = tmp_path_factory.mktemp("token")
     for name in ("openssl.cnf", "softhsm2.conf"):
         shutil.copy(ROOT / "files/pkcs11" / name, directory)
@@ -81,7 +92,7 @@ def token(sandbox: Sandbox, keys: ProductKeys, tmp_path_factory: pytest.TempPath
     pin.touch(mode=0o600)
     pin.write_text("471147\n")
     script = 'softhsm2-util --init-token --free --label fleet --pin "$(cat pin)" --so-pin 4711471147\n'
-    for number, name in enumerate(("db", "pcr", "release"), start=1):
+    for number, name in enumerate(("db", "pcr", "pcr_epoch_1", "release", "publish"), start=1):
         script += f"softhsm2-util --import /run/keys/{name}.key --token fleet --label {name} --id 0{number} "
         script += '--pin "$(cat pin)"\n'
     sandbox.run(
@@ -104,7 +115,7 @@ def damage(path: Path, offset: int) -> None:
 
 
 def test_second_run_changes_nothing(sandbox: Sandbox, keys: ProductKeys) -> None:
-    assert ensure(keys, KeyRequest(name="gateway"), sandbox, now=dt.datetime.now(dt.UTC)) == ()
+    assert ensure(keys, REQUEST, sandbox, now=dt.datetime.now(dt.UTC)) == ()
 
 
 def test_updates_made_again_are_the_same_bytes(sandbox: Sandbox, keys: ProductKeys, tmp_path: Path) -> None:
@@ -115,7 +126,7 @@ def test_updates_made_again_are_the_same_bytes(sandbox: Sandbox, keys: ProductKe
     before = {path: path.read_bytes() for path in updates}
     for path in updates:
         path.unlink()
-    ensure(copy, KeyRequest(name="gateway"), sandbox, now=dt.datetime.now(dt.UTC))
+    ensure(copy, REQUEST, sandbox, now=dt.datetime.now(dt.UTC))
     assert {path: path.read_bytes() for path in updates} == before
 
 
@@ -190,7 +201,7 @@ def test_certificates_as_openssl_reads_them(run: Run, name: str) -> None:
     assert "OU=DEVELOPMENT - NOT FOR PRODUCTION" in text
     assert "CA:FALSE" in text
     assert ("ecdsa-with-SHA256" if name in ("release", "publish") else "sha256WithRSAEncryption") in text
-    assert ("(256 bit)" if name == "release" else "(2048 bit)") in text
+    assert ("(256 bit)" if name in ("release", "publish") else "(2048 bit)") in text
     run("openssl", "pkey", "-in", f"/run/keys/{name}.key", "-noout", "-check")
 
 
@@ -227,17 +238,20 @@ def test_key_of_another_certificate_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("kind", ["file", "token"])
-def test_manifest_signature(sandbox: Sandbox, keys: ProductKeys, token: Path, tmp_path: Path, kind: str) -> None:
-    key = keys.reference("release") if kind == "file" else in_token("release", token)
+@pytest.mark.parametrize("name", ["release", "publish"])
+def test_signature_of_manifest_and_channel(
+    sandbox: Sandbox, keys: ProductKeys, token: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    key = keys.reference(name) if kind == "file" else in_token(name, token)
     manifest, signature = tmp_path / "manifest.json", tmp_path / "manifest.json.cms"
     manifest.write_bytes(b'{"line": 1}\r\n{"line": 2}\n')  # line ends that S/MIME would rewrite
-    sign_cms(sandbox, manifest, key, keys.public("release"), signature)
-    verify_cms(sandbox, manifest, signature, keys.public("release"))
+    sign_cms(sandbox, manifest, key, keys.public(name), signature)
+    verify_cms(sandbox, manifest, signature, keys.public(name))
     with pytest.raises(FleetError, match="no valid signature"):
         verify_cms(sandbox, manifest, signature, keys.public("db"))
     damage(manifest, 3)
     with pytest.raises(FleetError, match="no valid signature"):
-        verify_cms(sandbox, manifest, signature, keys.public("release"))
+        verify_cms(sandbox, manifest, signature, keys.public(name))
 
 
 def test_manifest_signed_by_a_certificate_it_brings_along(sandbox: Sandbox, keys: ProductKeys, tmp_path: Path) -> None:
@@ -273,17 +287,36 @@ def test_wrong_pin_signs_nothing(
 
 
 @pytest.mark.parametrize("kind", ["file", "token"])
-def test_signed_pcr_policy(
+def test_policy_is_signed_with_the_key_of_each_epoch(
     sandbox: Sandbox, keys: ProductKeys, token: Path, boot_loader: Path, tmp_path: Path, kind: str
 ) -> None:
-    """ukify and systemd-measure take the key from either place; both name the same public key."""
-    key = keys.reference("pcr") if kind == "file" else in_token("pcr", token)
-    public = keys.directory / "pcr.pub" if kind == "file" else keys.public("pcr")
-    command: Sequence[str] = ["ukify", "build", "--linux=/run/in/linux", f"--stub={STUB}", "--cmdline=quiet"]
-    command = [*command, "--pcr-banks=sha256", *key.ukify_pcr_arguments("/run/in/public"), "--output=/run/out/uki.efi"]
-    binds = [Bind(boot_loader, "/run/in/linux"), Bind(public, "/run/in/public"), *key.binds()]
-    sandbox.run(command, binds=[*binds, Bind(tmp_path, "/run/out", writable=True)], env=key.environment())
-    inspect = ["ukify", "inspect", "/run/in/uki.efi", "--section=.pcrsig:text", "--section=.pcrpkey:text"]
-    printed = sandbox.run(inspect, binds=[Bind(tmp_path / "uki.efi", "/run/in/uki.efi")]).stdout
-    assert (keys.directory / "pcr.pub").read_text().splitlines()[1] in printed
-    assert '"sig"' in printed
+    """ukify and systemd-measure take keys from either place, and name the present one as that to seal secrets to."""
+    names = ("pcr", *epochs.before(keys))
+    if kind == "file":
+        signers = [(keys.reference(name), keys.directory / f"{name}.pub") for name in names]
+    else:
+        signers = [(in_token(name, token), keys.public(name)) for name in names]
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"none")
+    request = uki.UkiRequest(
+        linux=boot_loader,
+        initrd=initrd,
+        command_line=["quiet"],
+        os_release="ID=test\n",
+        uname="6.12",
+        pcr_keys=signers,
+        pcr_public=keys.directory / "pcr.pub",
+    )
+    uki.build(sandbox, request, tmp_path / "uki.efi", epoch=1_700_000_000, log=tmp_path / "log")
+    inspect = ["ukify", "inspect", "/run/in/uki.efi", "--json=short"]
+    inspect += ["--section=.pcrsig:text", "--section=.pcrpkey:text"]
+    read = json.loads(sandbox.run(inspect, binds=[Bind(tmp_path / "uki.efi", "/run/in/uki.efi")]).stdout)
+    assert read[".pcrpkey"]["text"] == (keys.directory / "pcr.pub").read_text()
+    signed = json.loads(read[".pcrsig"]["text"])["sha256"]
+    prints = [hashlib.sha256(_pkcs1(keys.certificate(name).public_key)).hexdigest() for name in names]
+    assert sorted(each["pkfp"] for each in signed) == sorted(prints)
+    assert len({each["sig"] for each in signed}) == len(names) == 2
+
+
+def _pkcs1(public: bytes) -> bytes:
+    return load_der_public_key(public).public_bytes(Encoding.DER, PublicFormat.PKCS1)

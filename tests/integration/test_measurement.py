@@ -71,7 +71,7 @@ def boot(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Boot:
         command_line=["quiet"],
         os_release="ID=test\n",
         uname="6.12.0",
-        pcr_key=KeyReference(str(directory / "pcr.key")),
+        pcr_keys=[(KeyReference(str(directory / "pcr.key")), directory / "pcr.pub")],
         pcr_public=directory / "pcr.pub",
     )
     phases = uki.build(sandbox, request, directory / "unsigned.efi", epoch=0, log=directory / "log")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file, write_json, write_text
-from ansible_collections.vauban.fleet.plugins.module_utils._boot import signature_list
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, signature_list
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
     generate_key,
     private_pem,
@@ -49,6 +49,10 @@ def plan(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
     if keys.directory.exists():
         require_private(keys.directory)
     _check_kind(keys, request)
+    return tuple(dict.fromkeys([*epochs.plan(keys, request), *_plan_missing(keys, request)]))
+
+
+def _plan_missing(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
     pending: list[str] = []
     for name in NAMES:
         pending += _plan_pair(keys, name, request)
@@ -77,7 +81,8 @@ def ensure(keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, *, now: dt.
     keys.directory.mkdir(mode=0o700, exist_ok=True)
     with locked(keys.directory):
         pending = plan(keys, request)
-        for file in pending:
+        epochs.move(keys, request)
+        for file in _plan_missing(keys, request):
             _write(file, keys, request, sandbox, now)
         if ESCROW not in request.held_elsewhere:
             _check_escrow(keys, sandbox)
@@ -220,6 +225,7 @@ def _marker(keys: ProductKeys, request: KeyRequest) -> dict[str, Any]:
         "format": 1,
         "product": request.name,
         "kind": request.kind,
+        "security_epoch": request.security_epoch,
         "created": created.isoformat() if created else None,
         "owner_guid": str(keys.owner()),
         "escrow_recipient": keys.recipient(),

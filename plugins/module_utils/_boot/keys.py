@@ -54,6 +54,7 @@ class KeyRequest:
     :param name: the product: lower case letters, digits, ``_`` and ``-``, at most 32.
     :param days: validity of certificates that are made now.
     :param db_bits: RSA bits of a ``db`` key that is made now.
+    :param security_epoch: that of the key ``pcr``. A higher one than that of the directory makes a new key.
     :param held_elsewhere: keys whose private half is offline or in a token: never made, and not to be found here.
     """
 
@@ -61,6 +62,7 @@ class KeyRequest:
     kind: Kind = "development"
     days: int = 3650
     db_bits: int = RSA_BITS
+    security_epoch: int = 1
     held_elsewhere: frozenset[str] = field(default_factory=frozenset)
 
     def check(self) -> None:
@@ -76,6 +78,8 @@ class KeyRequest:
             raise FleetError(f"certificates cannot be valid for {self.days} days", remedy=f"choose 1 to {MAX_DAYS}")
         if self.db_bits not in DB_BITS:
             raise FleetError(f"db cannot have {self.db_bits} bits", remedy="choose 2048, 3072 or 4096")
+        if self.security_epoch < 1:
+            raise FleetError(f"{self.security_epoch} is no security epoch", remedy="choose 1 or more")
         unknown = sorted(self.held_elsewhere - set(NAMES))
         if unknown:
             raise FleetError(f"no such key: {', '.join(unknown)}", remedy=f"the keys are: {', '.join(NAMES)}")

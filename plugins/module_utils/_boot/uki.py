@@ -25,14 +25,18 @@ _MEASURED = re.compile(r"^11:sha256=([0-9a-f]{64})$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class UkiRequest:
-    """What a unified kernel image is made of (UAPI specification "Unified Kernel Image")."""
+    """What a unified kernel image is made of (UAPI specification "Unified Kernel Image").
+
+    :param pcr_keys: sign the PCR 11 policy, each with its public half as ukify(1) wants it.
+    :param pcr_public: public half (PEM) of the first, which the image names as the one to seal secrets to.
+    """
 
     linux: Path
     initrd: Path
     command_line: Sequence[str]
     os_release: str
     uname: str
-    pcr_key: KeyReference
+    pcr_keys: Sequence[tuple[KeyReference, Path]]
     pcr_public: Path
 
 
@@ -47,7 +51,13 @@ def build(sandbox: Sandbox, request: UkiRequest, dest: Path, *, epoch: int, log:
     command_line = " ".join(request.command_line)
     if len(command_line) >= 2048:
         raise FleetError(f"the kernel takes 2047 characters, these are {len(command_line)}", where="command line")
-    request.pcr_key.check()
+    signers: list[str] = []
+    binds: dict[str, Bind] = {}
+    for number, (key, public) in enumerate(request.pcr_keys):
+        key.check()
+        place = f"/run/in/pcr{number}"
+        signers += [*key.ukify_pcr_arguments(place), f"--phases={UNSEALING_PHASE}"]
+        binds |= {bind.dest: bind for bind in (Bind(public, place), *key.binds())}
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as name:
         work = Path(name)
         (work / "cmdline").write_text(command_line)
@@ -63,19 +73,19 @@ def build(sandbox: Sandbox, request: UkiRequest, dest: Path, *, epoch: int, log:
                 "--os-release=@/run/out/os-release",
                 f"--uname={request.uname}",
                 "--pcr-banks=sha256",
-                f"--phases={UNSEALING_PHASE}",
-                *request.pcr_key.ukify_pcr_arguments("/run/in/pcr.pub"),
+                *signers,
+                "--pcrpkey=/run/in/pcrpkey",
                 "--measure",
                 "--output=/run/out/uki",
             ],
             binds=[
                 Bind(request.linux, "/run/in/linux"),
                 Bind(request.initrd, "/run/in/initrd"),
-                Bind(request.pcr_public, "/run/in/pcr.pub"),
                 Bind(work, "/run/out", writable=True),
-                *request.pcr_key.binds(),
+                Bind(request.pcr_public, "/run/in/pcrpkey"),
+                *binds.values(),
             ],
-            env={"SOURCE_DATE_EPOCH": str(epoch), **request.pcr_key.environment()},
+            env={"SOURCE_DATE_EPOCH": str(epoch), **request.pcr_keys[0][0].environment()},
             log=log,
         )
         (work / "uki").chmod(0o644)

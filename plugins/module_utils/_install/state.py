@@ -92,9 +92,8 @@ def enroll(
         public.write_text(public_key)
         enroll = ["systemd-cryptenroll", f"--unlock-key-file={unlock}"]
         recovery = run([*enroll, "--recovery-key", device]).stdout.strip().encode()
-        bound = [f"--tpm2-pcrs={'+'.join(_register(number) for number in pcrs)}"]
-        bound += [f"--tpm2-public-key={public}", "--tpm2-public-key-pcrs=11"]
-        run([*enroll, "--tpm2-device=auto", *bound, device])
+        policy = [f"--tpm2-pcrs={bound(pcrs)}", f"--tpm2-public-key={public}", "--tpm2-public-key-pcrs=11"]
+        run([*enroll, "--tpm2-device=auto", *policy, device])
     escrowed = _encrypt(recovery, recipients)
     if not _opens(device, recovery):
         raise FleetError("the new recovery key does not open the volume", where=str(device))
@@ -158,6 +157,11 @@ def seal(device: Path, key: bytes, old: Sequence[str] = ()) -> dict[str, Any]:
 def new_key() -> bytes:
     """A key of 512 random bits; it lives in this process and on a tmpfs only."""
     return secrets.token_bytes(64)
+
+
+def bound(pcrs: Sequence[int]) -> str:
+    """Registers as option ``--tpm2-pcrs`` of systemd-cryptenroll(1) binds a volume to them."""
+    return "+".join(_register(number) for number in pcrs)
 
 
 def _register(number: int) -> str:
