@@ -112,6 +112,7 @@ class ActionModule(StepAction):
                 artifacts=artifacts,
             ),
         )
+        signer_der = keys.certificate("db").der
         manifest = build_manifest(
             product=arguments["product"],
             version=arguments["version"],
@@ -124,8 +125,8 @@ class ActionModule(StepAction):
             core=Artifact.of(core),
             core_format=core.suffix[1:],
             verity=Verity(**result_of(core)["verity"]),
-            uki=_uki(uki, core, {"boot_loader": [boot_loader, uki], "direct": [uki]}),
-            installer=_uki(installer, core, {"direct": [installer]}),
+            uki=_uki(uki, core, signer_der, {"boot_loader": [boot_loader, uki], "direct": [uki]}),
+            installer=_uki(installer, core, signer_der, {"direct": [installer]}),
             bundle=Artifact.of(bundle),
             boot_loader=Artifact.of(boot_loader),
             volume_group=arguments["volume_group"],
@@ -180,11 +181,13 @@ class ActionModule(StepAction):
         stage.finish({})
 
 
-def _uki(path: Path, core: Path, ways: Mapping[str, list[Path]]) -> Uki:
+def _uki(path: Path, core: Path, signer: bytes, ways: Mapping[str, list[Path]]) -> Uki:
     built = result_of(path)
     return Uki(
         artifact=Artifact.of(path),
         unsigned_sha256=built["unsigned_sha256"],
+        authenticode_sha256=measurement.authenticode(path),
+        signer=signer,
         kernel=result_of(core)["kernel"],
         command_line=built["command_line"],
         pcr4={way: measurement.boot_pcr(started) for way, started in ways.items()},

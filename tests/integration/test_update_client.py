@@ -9,6 +9,7 @@ what was fetched is installed, started and left again takes a kernel: e2e/test_u
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import shutil
@@ -29,7 +30,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import Key
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
-ROLE = Path(__file__).resolve().parents[2] / "roles/update_client"
 NAME, USER, STATE = "updates.example.org", "nobody", "/var/lib/update"
 OS_RELEASE = f'IMAGE_ID={PRODUCT}\nIMAGE_VERSION="1.0.0"\nVAUBAN_SECURITY_EPOCH=1\n'
 RESOLVE = f"{NAME}:443:127.0.0.1"
@@ -92,7 +92,7 @@ def machine(
     settings = {**rendering.defaults("boot_server"), "boot_server_name": NAME, "boot_server_enrolment_socket": ""}
     asked = {name: settings[f"boot_server_{name}"] for name in _boot_server.Settings.model_fields}
     rendering.lay_down("boot_server", files, __boot_server_plan=_boot_server.plan(asked), **settings)
-    shutil.copytree(ROLE / "files/root", files, dirs_exist_ok=True)
+    rendering.lay_down("update_client", files, update_client_url=f"https://{NAME}", update_client_resolve=[RESOLVE])
     with hosts.host("machine", SDK.resolve(), (files, tree), directory / "machine") as made:
         own = authority.issuing("Example Issuing", ec_key(P256))
         certificate = own.issue(NAME, ec_key(P256))
@@ -101,13 +101,7 @@ def machine(
         for name in ("release", "publish"):
             made.write(f"/usr/lib/vauban/update/{name}.pem", keys.public(name).read_text())
         made.write("/etc/machine-id", f"{hosts.MACHINE_ID}\n")
-        for name, content in {
-            "url": f"https://{NAME}",
-            "channel": "stable",
-            "resolve": RESOLVE,
-            "authority.pem": authority.pem.decode(),
-        }.items():
-            made.write(f"/etc/vauban/update/{name}", content + "\n")
+        made.write("/etc/vauban/update/authority.pem", authority.pem.decode())
         made("mkdir", "-p", "/run/nginx", "/srv/vauban")
         log = directory / "nginx.log"
         with made.running("/usr/sbin/nginx", "-g", "user root;", log=log):
@@ -125,7 +119,7 @@ def updates(machine: tuple[Host, Path], tmp_path: Path) -> Updates:
 def test_newer_release_is_fetched_whole(updates: Updates) -> None:
     release = updates.publish()
     assert updates.fetch() == (0, "ready to install: 1.1.0\n")
-    assert updates.offer() == {"bundle.raucb", "channel.p7m", "manifest.json", "manifest.json.p7s"}
+    assert updates.offer() == {"boot-loader.efi", "bundle.raucb", "channel.p7m", "manifest.json", "manifest.json.p7s"}
     fetched = updates.machine.root / STATE[1:] / "offer/bundle.raucb"
     assert fetched.read_bytes() == (release / "bundle").read_bytes()
 
@@ -265,3 +259,31 @@ def test_machine_of_the_same_product_installs_instrumentation_if_it_is_instrumen
     updates.machine.write("/usr/lib/os-release", OS_RELEASE + "VAUBAN_INSTRUMENTATION=serial_root_shell\n")
     updates.publish(instrumentation=["serial_root_shell"])
     assert updates.fetch()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("db", "dbx", "said"),
+    [
+        pytest.param(b"our certificate", b"", "", id="in db"),
+        pytest.param(None, None, "", id="no Secure Boot"),
+        pytest.param(b"another certificate", b"", "is not in db of this machine's Secure Boot", id="not in db"),
+        pytest.param(b"our certificate", b"our certificate", "key that signed the UKI is in dbx", id="key in dbx"),
+        pytest.param(b"our certificate", bytes.fromhex("ab" * 32), "the UKI is in dbx", id="UKI in dbx"),
+    ],
+)
+def test_firmware_is_asked_before_anything_is_touched(
+    updates: Updates, db: bytes | None, dbx: bytes | None, said: str
+) -> None:
+    """The part of update-install that does; variables are files of four bytes and lists (UEFI specification, 8.2)."""
+    machine, place = updates.machine, "/run/variables"
+    machine("sh", "-euc", f"rm -rf {place}; mkdir {place}")
+    for name, content in (("db", db), ("dbx", dbx)):
+        if content is not None:
+            path = machine.root / f"run/variables/{name}-d719b2cb-3d3a-4596-a3bc-dad00e67656f"
+            path.write_bytes(bytes(4) + b"list before " + content + b" list after")
+    uki = {"signer": base64.b64encode(b"our certificate").decode(), "authenticode_sha256": "ab" * 32}
+    machine.write("/run/manifest", json.dumps({"uki": uki}))
+    script = f". /usr/lib/vauban/update-firmware; variables={place}; why_firmware_refuses /run/manifest"
+    printed = machine("sh", "-euc", f"entries=/efi/EFI/Linux; {script}")
+    assert said in printed
+    assert bool(said) == bool(printed.strip())

@@ -39,11 +39,12 @@ def write_release(
         "security_epoch": 1,
         "instrumentation": [],
     }
-    for part, size in (("core", 50_000), ("uki", 20_000), ("bundle", 3_000_000)):
+    for part, size in (("core", 50_000), ("uki", 20_000), ("bundle", 3_000_000), ("boot_loader", 10_000)):
         content = hashlib.shake_256(f"{part} {version}".encode()).digest(size)
         (directory / part).write_bytes(content)
         manifest[part] = {"file": part, "size": size, "sha256": hashlib.sha256(content).hexdigest()}
     manifest["core"]["verity"] = {"root_hash": "a" * 64, "hash_offset": 4096}
+    manifest["uki"] |= {"signer": "MIIB", "authenticode_sha256": "a" * 64}
     manifest.update(changes)
     path = directory / "manifest.json"
     path.write_text(json.dumps(manifest))

@@ -4,6 +4,7 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -57,6 +58,8 @@ class Uki:
     """A signed UKI, and what a machine that starts it is expected to be.
 
     :param unsigned_sha256: of the file before it was signed: that one is the same in every build.
+    :param authenticode_sha256: what firmware looks for in ``dbx``.
+    :param signer: certificate in DER, which firmware looks for in ``db`` and ``dbx``.
     :param kernel: release of the kernel, as uname(1) -r prints it.
     :param pcr4: expected PCR 4 by the way the UKI is started: ``boot_loader`` or ``direct``.
     :param pcr11: expected PCR 11 after each boot phase.
@@ -64,6 +67,8 @@ class Uki:
 
     artifact: Artifact
     unsigned_sha256: str
+    authenticode_sha256: str
+    signer: bytes
     kernel: str
     command_line: str
     pcr4: Mapping[str, str]
@@ -74,6 +79,8 @@ class Uki:
         return {
             **asdict(self.artifact),
             "unsigned_sha256": self.unsigned_sha256,
+            "authenticode_sha256": self.authenticode_sha256,
+            "signer": base64.b64encode(self.signer).decode(),
             "kernel": self.kernel,
             "command_line": self.command_line,
             "pcr": {"4": dict(self.pcr4), "11": dict(self.pcr11)},
