@@ -38,6 +38,7 @@ _CHECKS: tuple[Callable[[Plan], Iterator[Problem]], ...] = (
     confinement.profiles,
     confinement.confinement,
     servers.servers,
+    servers.updates,
     servers.access,
     machines.provisioning,
     machines.machines,

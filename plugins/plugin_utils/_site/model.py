@@ -447,6 +447,27 @@ class Logs(Part):
     """TCP port of the collector."""
 
 
+class Updates(Part):
+    """Where hosts take new versions of their products from."""
+
+    servers: Annotated[list[Name], Field(min_length=1, max_length=1)]
+    """The host that offers them."""
+    via: ShortName
+    """The tunnel it is reached through, whose member ``update-fetch.service`` is."""
+    service: Identifier
+    """The service by which policy lets hosts reach it. Its TCP port is where the server answers."""
+    channel: Identifier = "stable"
+    """What hosts ask for."""
+    channels: dict[Identifier, Annotated[list[Identifier], Field(min_length=1)]] = {}
+    """Zones whose hosts ask for another channel, by channel."""
+    reboot: Literal["by_hand", "at_once"] = "by_hand"
+    """When a new version starts: when somebody restarts the host, or as soon as it is installed."""
+    rate: Annotated[str, _text("[1-9][0-9]{0,8}[kM]?", 10, "rate", "write bytes in a second as 500k or 2M")] | None = (
+        None
+    )
+    """Bytes in a second that a download may take."""
+
+
 class RoleAccess(Part):
     """How people in a role reach the hosts."""
 
@@ -536,6 +557,8 @@ class Site(Part):
     """Time."""
     logs: Logs | None = None
     """Logs."""
+    updates: Updates | None = None
+    """New versions. Without it hosts stay with what they have."""
     access: Access | None = None
     """People."""
     provisioning: Provisioning | None = None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Private to this collection: may change without notice.
-"""Time, logs and people: whether hosts can reach what they are told to use."""
+"""Time, logs, updates and people: whether hosts can reach what they are told to use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Se
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, unknown
 
+FETCH = "update-fetch.service"
 # What role admin_access lets sshd accept.
 _KEY_TYPES = ("ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "sk-ecdsa-sha2-nistp256@openssh.com")
 
 
 def servers(plan: Plan) -> Iterator[Problem]:
-    """Time and logs: the hosts are there, in the tunnel, and policy lets the others reach them."""
-    for key, hosts_key, part in (("time", "servers", plan.site.time), ("logs", "collectors", plan.site.logs)):
+    """Time, logs and updates: the hosts are there, in the tunnel, and policy lets the others reach them."""
+    site = plan.site
+    parts = (("time", "servers", site.time), ("logs", "collectors", site.logs), ("updates", "servers", site.updates))
+    for key, hosts_key, part in parts:
         if part is None:
             continue
         names: list[str] = getattr(part, hosts_key)
@@ -40,6 +43,31 @@ def servers(plan: Plan) -> Iterator[Problem]:
     service = plan.site.services.get(logs.service) if logs is not None else None
     if logs is not None and service is not None and not _covers(service, logs.port):
         yield Problem(("logs", "port"), f"service {logs.service} has no TCP port {logs.port}", "add it to the service")
+
+
+def updates(plan: Plan) -> Iterator[Problem]:
+    """What asks for updates lives in their tunnel, and every host asks for one channel."""
+    part = plan.site.updates
+    if part is None:
+        return
+    if part.via in plan.site.tunnels and FETCH not in plan.site.tunnels[part.via].members:
+        problem, remedy = f"{FETCH} is not a member of {part.via}", f"add it to tunnels.{part.via}.members"
+        yield Problem(("updates", "via"), problem, remedy)
+    service = plan.site.services.get(part.service)
+    if service is not None and (len(service.tcp) != 1 or not isinstance(service.tcp[0], int)):
+        problem = f"service {part.service} has not one TCP port"
+        yield Problem(("updates", "service"), problem, f"give services.{part.service} one, as tcp: [443]")
+    asked: dict[str, str] = {}
+    for channel, zones in part.channels.items():
+        for index, zone in enumerate(zones):
+            path: Keys = ("updates", "channels", channel, index)
+            if zone not in plan.zones:
+                yield unknown(path, "zone", zone, plan.zones)
+                continue
+            both = sorted(host for host in plan.zones[zone].hosts if asked.setdefault(host, channel) != channel)
+            if both:
+                problem = f"{both[0]} would ask for {asked[both[0]]} and {channel}"
+                yield Problem(path, problem, "leave it in one of the zones")
 
 
 def _unreached(plan: Plan, key: str, via: str, service: str, names: list[str]) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.policy import ends
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.servers import FETCH
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Address, PlaceNetwork, RoleAccess
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan, single
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views import pair
@@ -31,6 +32,7 @@ ROLES = (
     "logging",
     "admin_access",
     "attestation",
+    "update_client",
     "confinement",
 )
 ATTESTATION = "attestation.service"
@@ -69,6 +71,7 @@ class Views:
             "logging": self._logs(name),
             "admin_access": self._access(name),
             "attestation": {"attestation_tunnel": self._attested_through(name)},
+            **self._updates(name),
             "confinement": {"confinement_dropins": self._confined(name)},
         }
 
@@ -192,9 +195,7 @@ class Views:
         plan, part = self._plan, self._plan.site.time
         if part is None:
             return {"time_sync_servers": [], "time_sync_instances": []}
-        authorities = self._shared.get(
-            ("authorities",), lambda: [text.decode("ascii").strip() for text in plan.authorities.values()]
-        )
+        authorities = self._authorities()
         if name not in part.servers:
             servers = self._shared.get(
                 ("time",), lambda: [{"name": plan.fqdn(server), "nts": True, "key": None} for server in part.servers]
@@ -236,22 +237,58 @@ class Views:
             "logging_collect_port": part.port,
         }
 
-    def _access(self, name: str) -> dict[str, Any]:
-        plan, access = self._plan, self._plan.site.access
-        if access is None:
-            return {"admin_access_instances": []}
-        here = plan.tunnels_of.get(name, ())
-        units = plan.units.get(plan.members[name].host.product, frozenset())
-        roles = tuple(
-            role
-            for role, part in (("admin", access.admin), ("audit", access.audit))
-            if part.via in here and f"sshd@{role}.service" in units
+    def _updates(self, name: str) -> dict[str, dict[str, Any]]:
+        plan, part = self._plan, self._plan.site.updates
+        if FETCH not in plan.units.get(plan.members[name].host.product, frozenset()):
+            return {}
+        if part is None or name in part.servers or FETCH not in plan.members_of(name, part.via):
+            return {"update_client": {}}
+        port = plan.site.services[part.service].tcp[0]
+        asked = [channel for channel, zones in part.channels.items() if plan.zones_of[name].intersection(zones)]
+        return {
+            "update_client": {
+                "update_client_url": f"https://{plan.fqdn(part.servers[0])}:{port}",
+                "update_client_channel": asked[0] if asked else part.channel,
+                "update_client_authorities": self._authorities(),
+                "update_client_rate": part.rate or "",
+                "update_client_reboot": part.reboot,
+                "update_client_tunnel": part.via,
+                "update_client_health": self._healthy(name),
+            }
+        }
+
+    def _healthy(self, name: str) -> list[str]:
+        """What has to run before a new version is called good: without it nobody could mend the host."""
+        tunnels, roles = self._plan.tunnels_of.get(name, ()), self._roles_of(name)
+        units = [f"tunnel@{tunnel}.service" for tunnel in tunnels] + [f"sshd@{role}.service" for role in roles]
+        return self._shared.get(("health", tunnels, roles), lambda: [*units, "update-fetch.timer"])
+
+    def _authorities(self) -> list[str]:
+        """Certificates of the site's authorities (PEM)."""
+        return self._shared.get(
+            ("authorities",), lambda: [text.decode("ascii").strip() for text in self._plan.authorities.values()]
         )
+
+    def _access(self, name: str) -> dict[str, Any]:
+        access, roles = self._plan.site.access, self._roles_of(name)
         return {
             "admin_access_instances": self._shared.get(
                 ("access", roles), lambda: [self._instance(role, getattr(access, role)) for role in roles]
             )
         }
+
+    def _roles_of(self, name: str) -> tuple[str, ...]:
+        """The roles in which people reach a host."""
+        plan, access = self._plan, self._plan.site.access
+        if access is None:
+            return ()
+        here = plan.tunnels_of.get(name, ())
+        units = plan.units.get(plan.members[name].host.product, frozenset())
+        return tuple(
+            role
+            for role, part in (("admin", access.admin), ("audit", access.audit))
+            if part.via in here and f"sshd@{role}.service" in units
+        )
 
     def _confined(self, name: str) -> list[dict[str, Any]]:
         indexes = self._confinement.of(name)

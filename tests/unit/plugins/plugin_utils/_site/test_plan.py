@@ -307,3 +307,26 @@ def test_machine_proves_itself_in_the_tunnel_whose_member_that_is(load_site: Loa
     ]
     views = Views(load_site(edited(changes, [])).plan)
     assert views.variables("north-kiosk")["attestation"] == {"attestation_tunnel": ""}
+
+
+def test_hosts_ask_their_channel_of_the_update_server_in_its_tunnel(load_site: Load) -> None:
+    changes = {
+        "tunnels.work.members": ["chrony.service", "rsyslog.service", "update-fetch.service"],
+        "services.updates": {"tcp": [8443], "user": "update"},
+        "policy.2.services": ["logs", "time", "updates"],
+        "updates": {
+            "servers": ["north-server"],
+            "via": "work",
+            "service": "updates",
+            "channels": {"beta": ["laptops"]},
+        },
+    }
+    views = Views(load_site(edited(changes, [])).plan)
+    laptop, gateway = (views.variables(name)["update_client"] for name in ("north-laptop-01", "north-gw1"))
+    assert laptop["update_client_url"] == "https://north-server.small.example:8443"
+    assert (laptop["update_client_channel"], gateway["update_client_channel"]) == ("beta", "stable")
+    assert laptop["update_client_tunnel"] == "work"
+    assert "sshd@admin.service" in laptop["update_client_health"]
+    assert views.variables("north-server")["update_client"] == {}, "it does not ask itself"
+    without = Views(load_site(edited({}, [])).plan)
+    assert without.variables("north-gw1")["update_client"] == {}
