@@ -95,7 +95,7 @@ def test_version_that_does_not_come_up_is_left_again(
     ask_for_updates(shell, server)
     said = update(shell)
     assert f"installed: {broken}" in said, said
-    shell = restart(machine)
+    shell = restart(machine, panics=True)
     assert len(re.findall("Kernel panic", machine.serial.text)) == 3
     assert version_of(shell) == old
     settle(shell)

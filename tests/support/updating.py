@@ -31,6 +31,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandb
 from ansible_collections.vauban.fleet.plugins.module_utils._update import channel
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import segment_address
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.serial import DEFAULT_FAILURES
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import MachineSpec, SegmentNic
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
@@ -138,15 +139,19 @@ def update(shell: Shell) -> str:
     return shell("journalctl --boot --no-pager --output=cat --unit=update-fetch --unit=update-install")
 
 
-def restart(machine: Machine) -> Shell:
-    """Start again; the shell of whatever came up. A version that fails is started more than once."""
+def restart(machine: Machine, *, panics: bool = False) -> Shell:
+    """Start again; the shell of whatever came up.
+
+    :param panics: whether a version that fails may be started before.
+    """
     machine.serial.send("systemctl reboot\n")
-    return started(machine)
+    return started(machine, panics=panics)
 
 
-def started(machine: Machine) -> Shell:
+def started(machine: Machine, *, panics: bool = False) -> Shell:
+    failures = () if panics else DEFAULT_FAILURES
     machine.serial.wait_for(FIRMWARE, timeout=LATE)
-    machine.serial.wait_for(PROMPT, timeout=LATE)
+    machine.serial.wait_for(PROMPT, timeout=LATE, fail_on=failures)
     return Shell(machine)
 
 
