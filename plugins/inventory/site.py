@@ -13,10 +13,11 @@ description:
     any contradiction ends the run with all of its errors, each with file, line, key, value and remedy.
   - Every host is in the groups C(fleet), C(site_SITE), C(place_PLACE), C(product_PRODUCT) and, for each of its zones,
     C(zone_ZONE); a character that a group's name cannot have becomes C(_).
-  - A host has the variables C(fleet_site_file), C(fleet_place), C(fleet_product), and C(ansible_host), its address in
-    the tunnel of the admin role. With C(provisioning) of the site there are C(fleet_provisioning_url), its server, and
-    of a host that is installed over the network C(fleet_macs), and C(fleet_bmc) and C(fleet_bmc_system), its power
-    controller if it has one. All else comes from C(group_vars) and C(host_vars) beside the file, as with any inventory.
+  - A host has the variables C(fleet_site_file), C(fleet_place), C(fleet_product), C(fleet_addresses), its addresses in
+    tunnels, and C(ansible_host), the one in the tunnel of the admin role. With C(provisioning) of the site there are
+    C(fleet_provisioning_url), its server, and of a host that is installed over the network C(fleet_macs), and
+    C(fleet_bmc) and C(fleet_bmc_system), its power controller if it has one. All else comes from C(group_vars) and
+    C(host_vars) beside the file, as with any inventory.
 options:
   plugin:
     description: Not needed where C(enable_plugins) of C(ansible.cfg) names this plugin first. Otherwise it lets
@@ -127,6 +128,8 @@ class InventoryModule(BaseInventoryPlugin):
             if machine is not None and machine.bmc is not None:
                 inventory.set_variable(name, "fleet_bmc", machine.bmc.address)
                 inventory.set_variable(name, "fleet_bmc_system", machine.bmc.system or "")
+            inner = [str(each) for tunnel in plan.tunnels_of.get(name, ()) for each in plan.inner(name, tunnel)]
+            inventory.set_variable(name, "fleet_addresses", inner)
             if via is not None and name in reached:
                 inventory.set_variable(name, "ansible_host", str(plan.inner(name, via)[0]))
         for zone, resolved in plan.zones.items():

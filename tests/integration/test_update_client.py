@@ -13,7 +13,9 @@ import base64
 import datetime as dt
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from updates import PRODUCT, write_channel, write_release
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._update import reports
+from ansible_collections.vauban.fleet.plugins.module_utils._update.reports import Report
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
 NAME, USER, STATE = "updates.example.org", "nobody", "/var/lib/update"
@@ -64,6 +68,22 @@ class Updates:
         """Status, and what the journal would say."""
         done = self.machine.ask("sh", "-euc", RUN, user=USER)
         return done.returncode, done.stdout + done.stderr
+
+    def lines(self) -> list[str]:
+        """What the server has logged for module update_reports, the latest last."""
+        return self.machine("journalctl", "--output=cat", "--all", "SYSLOG_IDENTIFIER=vauban_update").splitlines()
+
+    def reports(self) -> list[Report]:
+        """What is a report of that."""
+        found = [reports.reduce([line], now=time.time()) for line in self.lines()]
+        return [report for each in found for report in each.reports.values()]
+
+    def heard(self) -> Report:
+        """What the server hears when it is asked now."""
+        before = len(self.reports())
+        self.fetch()
+        hosts.wait_for(lambda: len(self.reports()) > before, "a line in the journal")
+        return self.reports()[before]
 
     def offer(self) -> set[str]:
         """What lies there to be installed."""
@@ -104,7 +124,9 @@ def machine(
         made.write("/etc/vauban/update/authority.pem", authority.pem.decode())
         made("mkdir", "-p", "/run/nginx", "/srv/vauban")
         log = directory / "nginx.log"
-        with made.running("/usr/sbin/nginx", "-g", "user root;", log=log):
+        with ExitStack() as stack:
+            hosts.start_journal(stack, made, directory / "journald.log")
+            stack.enter_context(made.running("/usr/sbin/nginx", "-g", "user root;", log=log))
             hosts.wait_for(lambda: made.ask("curl", "-sk", "https://127.0.0.1").returncode == 0, f"nginx; see {log}")
             yield made, keys.directory
 
@@ -287,3 +309,136 @@ def test_firmware_is_asked_before_anything_is_touched(
     printed = machine("sh", "-euc", f"entries=/efi/EFI/Linux; {script}")
     assert said in printed
     assert bool(said) == bool(printed.strip())
+
+
+COUNTED = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+
+def test_server_hears_who_asks_and_what_was_fetched(updates: Updates) -> None:
+    updates.publish()
+    first = updates.heard()
+    assert (first.address, first.machine) == ("127.0.0.1", hosts.MACHINE_ID)
+    assert (first.product, first.version, first.since, first.trial, first.last) == (PRODUCT, "1.0.0", None, False, "ok")
+    assert not first.fetched
+    assert list(updates.reports()[-1].fetched) == ["1.1.0"]
+
+
+@pytest.mark.parametrize(
+    ("files", "last", "about"),
+    [
+        pytest.param({"last": "installed 1.1.0"}, "installed", "1.1.0", id="waits for a start"),
+        pytest.param({"last": "failed 1.1.0"}, "failed", "1.1.0", id="could not be installed"),
+        pytest.param({"last": "installed 1.1.0", "failed": "1.1.0"}, "fell-back", "1.1.0", id="did not start"),
+        pytest.param({"last": "installed 1.2.0", "failed": "1.1.0"}, "installed", "1.2.0", id="next try"),
+        pytest.param({"failed": "1.1.0\n1.3.0"}, "fell-back", "1.3.0", id="several"),
+        pytest.param({"last": "installed 1.0.0", "failed": "0.9.0"}, "ok", "", id="of long ago"),
+        pytest.param({"last": "installed"}, "ok", "", id="half a file"),
+        pytest.param({"last": "installed $(id)\n", "failed": '1.1.0" x'}, "ok", "", id="not a version"),
+    ],
+)
+def test_server_hears_what_became_of_a_version(updates: Updates, files: dict[str, str], last: str, about: str) -> None:
+    updates.publish("1.0.0")
+    for name, content in files.items():
+        updates.machine.write(f"/var/lib/update-install/{name}", content + "\n")
+    heard = updates.heard()
+    assert (heard.last, heard.about) == (last, about)
+
+
+def test_server_hears_that_the_last_answer_was_not_believed(updates: Updates) -> None:
+    _channel(signer="release")(updates)
+    assert updates.fetch()[0] == REFUSED
+    assert updates.heard().last == "refused"
+    updates.publish("1.0.0")
+    updates.channel.unlink()
+    updates.fetch()
+    assert updates.heard().last == "no-answer"
+
+
+def test_server_hears_since_when_a_version_runs_and_that_it_is_on_trial(updates: Updates) -> None:
+    updates.publish("1.0.0")
+    updates.machine.write("/var/lib/update-install/running", "1.0.0 2026-11-01T07:00:00Z\n")
+    updates.machine.write(COUNTED, "")
+    try:
+        heard = updates.heard()
+    finally:
+        updates.machine("rm", COUNTED)
+    assert heard.since == dt.datetime(2026, 11, 1, 7, tzinfo=dt.UTC).timestamp()
+    assert heard.trial
+    assert not updates.heard().trial
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "vauban-update/1 " + "x" * 401,
+        "vauban-update/1 a\x7fb",
+        "vauban-update/1 \u00e9",
+        "vauban-update/2 product=gateway",
+        "curl",
+    ],
+)
+def test_words_of_another_form_are_no_report(updates: Updates, agent: str) -> None:
+    updates.publish("1.0.0")
+    before = len(updates.lines())
+    path = f"https://{NAME}/update/v1/{PRODUCT}/stable.p7m"
+    asked = ["curl", "-skf", "-o", "/dev/null", "--resolve", RESOLVE, "--user-agent", agent, path]
+    updates.machine(*asked)
+    updates.heard()
+    assert len(updates.lines()) == before + 1  # that of the machine
+
+
+def test_hostile_words_are_counted_and_not_believed(updates: Updates) -> None:
+    updates.publish()
+    agent = 'vauban-update/1 product=a version="};{" machine=\\x last=ok\\'
+    path = f"https://{NAME}/update/v1/{PRODUCT}/stable.p7m"
+    updates.machine("curl", "-skf", "-o", "/dev/null", "--resolve", RESOLVE, "--user-agent", agent, path)
+
+    def found() -> list[str]:
+        return [line for line in updates.lines() if json.loads(line)["agent"] == agent]
+
+    hosts.wait_for(lambda: bool(found()), "a line in the journal")
+    assert reports.reduce(found(), now=time.time()).malformed == 1
+
+
+def _install(updates: Updates) -> int:
+    environment = "STATE_DIRECTORY=/var/lib/update-install RUNTIME_DIRECTORY=/run/update-install"
+    script = (
+        f"mkdir -p /run/update-install /var/lib/update-install; {environment} exec sh /usr/lib/vauban/update-install"
+    )
+    return updates.machine.ask("sh", "-euc", script).returncode
+
+
+def test_server_hears_that_a_version_could_not_be_installed(updates: Updates) -> None:
+    """Here there is no volume group at all."""
+    updates.publish()
+    assert updates.fetch()[0] == 0
+    assert _install(updates) != 0
+    heard = updates.heard()
+    assert (heard.last, heard.about) == ("failed", "1.1.0")
+
+
+def test_what_is_not_to_be_installed_any_more_is_no_failure(updates: Updates) -> None:
+    updates.publish()
+    assert updates.fetch()[0] == 0
+    updates.machine.write("/usr/lib/os-release", OS_RELEASE.replace("1.0.0", "1.1.0"))
+    assert _install(updates) == 0
+    assert updates.heard().last == "ok"
+
+
+def test_machine_notes_since_when_a_version_runs(updates: Updates) -> None:
+    """What it waits for afterwards is not there."""
+    check = "STATE_DIRECTORY=/var/lib/update-install exec timeout 3 sh /usr/lib/vauban/update-health"
+
+    def started(version: str) -> float:
+        updates.machine.write("/usr/lib/os-release", OS_RELEASE.replace("1.0.0", version))
+        updates.machine("mkdir", "-p", "/efi/EFI/Linux", "/var/lib/update-install")
+        updates.machine.ask("sh", "-euc", check)
+        since = updates.heard().since
+        assert since is not None
+        return since
+
+    updates.publish("1.1.0")
+    first = started("1.0.0")
+    assert abs(first - time.time()) < 60
+    assert started("1.0.0") == first
+    assert started("1.1.0") > first

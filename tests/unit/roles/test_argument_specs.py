@@ -16,7 +16,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils import _errors
 
 COLLECTION = Path(_errors.__file__).parents[2]
 ROLES = sorted(path.name for path in (COLLECTION / "roles").iterdir())
-TYPES = {"str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
+TYPES = {"str": str, "path": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
 def read(path: Path) -> Any:
