@@ -6,11 +6,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._lock import locked
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._update import channel
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
@@ -21,9 +23,14 @@ class ActionModule(ControllerAction):
     """Checks a release that the builder has signed, and says with the controller's key that a channel offers it."""
 
     SPEC: ClassVar[dict[str, Any]] = {
-        "release": {"type": "path", "required": True},
+        "product": {"type": "str"},
+        "release": {"type": "path"},
         "channel": {"type": "str", "required": True},
         "days": {"type": "int", "default": 30},
+        "percent": {"type": "int"},
+        "rollout": {"type": "str", "choices": list(channel.ORDERS)},
+        "experience": {"type": "dict", "default": {}},
+        "failures": {"type": "float", "default": 0.1},
         "sdk": {"type": "path", "required": True},
         **{name: option for name, option in SIGNING_SPEC.items() if name != "instrumentation"},
         "dest": {"type": "path", "required": True},
@@ -34,25 +41,59 @@ class ActionModule(ControllerAction):
         """Sign only what is new or half expired, so that a second run changes nothing."""
         if arguments["days"] < 1:
             raise FleetError("a channel is valid for one day at least", where="days")
-        work, directory = Path(arguments["work"]), Path(arguments["release"]).resolve()
+        if not 0 <= arguments["failures"] <= 1:
+            raise FleetError("a share is 0 to 1", where="failures")
+        work = Path(arguments["work"])
         work.mkdir(parents=True, exist_ok=True)
         sandbox = sandbox_at(arguments["sdk"], work)
         signer = Signer({**arguments, "instrumentation": []})
+        now, valid = dt.datetime.now(dt.UTC), dt.timedelta(days=arguments["days"])
+        wanted = self._wanted(arguments, sandbox, signer, now, valid)
+        product = wanted.product if wanted is not None else arguments["product"]
+        dest = Path(arguments["dest"]) / product / f"{arguments['channel']}{channel.SUFFIX}"
+        if not self._task.check_mode:
+            dest.parent.mkdir(parents=True, exist_ok=True)
+        certificate = signer.certificate("publish")
+        with locked(dest.parent) if dest.parent.is_dir() else nullcontext():
+            before = channel.read(sandbox, dest, certificate)
+            offered, halted = self._decided(arguments, before, wanted)
+            changed = offered != before or offered.halfway(now)
+            if changed:
+                offered = offered.renewed(now, valid, before)
+            if changed and not self._task.check_mode:
+                channel.write(sandbox, offered, dest, signer.reference("publish"), certificate, work=work)
+            others = [channel.read(sandbox, each, certificate) for each in dest.parent.glob(f"*{channel.SUFFIX}")]
+        held = {f"{each.product}/{each.version}" for each in (*others, before, offered) if each is not None}
+        release = str(Path(arguments["release"]).resolve()) if wanted is not None else None
+        result = {"changed": changed, "path": str(dest), "release": release, "offer": offered.as_dict()}
+        result |= {"held": sorted(held), "halted": halted}
+        return {**result, "diff": _diff(before, offered)} if changed else result
+
+    def _wanted(
+        self, arguments: Mapping[str, Any], sandbox: Sandbox, signer: Signer, now: dt.datetime, valid: dt.timedelta
+    ) -> channel.Offer | None:
+        """The release that is named, all of it checked; None if none is."""
+        if arguments["release"] is None:
+            if arguments["product"] is None:
+                raise FleetError("needed where no release is named", where="product")
+            channel.check_name(arguments["channel"])
+            return None
+        directory = Path(arguments["release"]).resolve()
         manifest = channel.check_release(sandbox, directory, signer.certificate("release"))
         _check_kind(manifest, arguments["keys_kind"], directory)
-        now, valid = dt.datetime.now(dt.UTC), dt.timedelta(days=arguments["days"])
-        wanted = channel.offer_of(manifest, directory, arguments["channel"], now=now, valid=valid)
-        dest = Path(arguments["dest"]) / wanted.product / f"{wanted.channel}{channel.SUFFIX}"
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        with locked(dest.parent):
-            before = channel.read(sandbox, dest, signer.certificate("publish"))
-            changed = before is None or not before.offers(wanted) or before.halfway(now)
-            if changed and not self._task.check_mode:
-                key, certificate = signer.reference("publish"), signer.certificate("publish")
-                channel.write(sandbox, wanted, dest, key, certificate, work=work)
-        offered = wanted if before is None or changed else before
-        result = {"changed": changed, "path": str(dest), "release": str(directory), "offer": offered.as_dict()}
-        return {**result, "diff": _diff(before, offered)} if changed else result
+        return channel.offer_of(manifest, directory, arguments["channel"], now=now, valid=valid)
+
+    @staticmethod
+    def _decided(
+        arguments: Mapping[str, Any], before: channel.Offer | None, wanted: channel.Offer | None
+    ) -> tuple[channel.Offer, str | None]:
+        """What the channel is to say; and why it is held back, if it should not go on as was asked."""
+        order, percent = arguments["rollout"], arguments["percent"]
+        offered = channel.next_offer(before, wanted, percent=percent, order=order)
+        if before is None or order is not None or not before.offers(offered):
+            return offered, None
+        reason = channel.trouble(before, arguments["experience"], arguments["failures"])
+        return (offered, None) if reason is None else (before.ordered("pause"), reason)
 
 
 def _check_kind(manifest: Mapping[str, Any], kind: str, directory: Path) -> None:

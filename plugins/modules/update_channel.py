@@ -14,11 +14,15 @@ description:
     the product's key C(publish) that a channel offers it.
   - A machine wants both signatures, so builder and controller have to agree.
   - What has been signed counts for O(days). Run it again before half of them are over; before that it changes nothing.
+  - A version can go to some machines first (O(percent)) and be held back or taken back (O(rollout)). Machines decide by
+    themselves, from what is signed here and their machine id; those that have a version keep it.
 options:
+  product:
+    description: Product of the channel. Needed without O(release).
+    type: str
   release:
-    description: Directory of the release.
+    description: Directory of the release. Without it, the release that the channel offers stays, and is not read again.
     type: path
-    required: true
   channel:
     description: Name of the channel, a lower case letter and up to 31 of C(a-z), C(0-9), C(_) and C(-).
     type: str
@@ -27,6 +31,28 @@ options:
     description: How long machines believe it. Afterwards they refuse it, so that nobody keeps them from an update.
     type: int
     default: 30
+  percent:
+    description:
+      - To how many of a hundred machines the release goes. It only grows.
+      - Without it a new release goes to all, and one that is offered already to as many as before.
+    type: int
+  rollout:
+    description:
+      - V(pause) holds the release back from the machines that have not taken it, V(resume) lets it go on.
+      - V(withdraw) holds it back for good; a release with a higher version has to follow.
+    type: str
+    choices: [pause, resume, withdraw]
+  experience:
+    description:
+      - By version, the hosts that C(took) it, those that C(failed) and those that are C(silent) since, as
+        RV(vauban.fleet.update_status#module:experience) has them for each product.
+      - A release that goes to a share of the machines, and of which this says too much, is held back. See RV(halted).
+    type: dict
+    default: {}
+  failures:
+    description: Which share of the machines that took the release may fail or be silent, 0 to 1.
+    type: float
+    default: 0.1
   sdk:
     description: The SDK whose tools do the work, an image file or an unpacked tree.
     type: path
@@ -90,6 +116,17 @@ EXAMPLES = r"""
     keys_kind: production
     dest: /srv/build/channels
     work: /srv/build/channels/work
+
+- name: Hold it back
+  vauban.fleet.update_channel:
+    product: gateway
+    channel: stable
+    rollout: pause
+    sdk: /srv/build/sdk/current
+    keys: /srv/keys/gateway
+    keys_kind: production
+    dest: /srv/build/channels
+    work: /srv/build/channels/work
 """
 
 RETURN = r"""
@@ -104,7 +141,7 @@ path:
   type: str
   sample: /srv/build/channels/gateway/stable.p7m
 release:
-  description: Directory of the release, without links.
+  description: Directory of the release, without links; null if none was named.
   returned: success
   type: str
   sample: /srv/build/gateway/0.2.0
@@ -123,6 +160,18 @@ offer:
     manifest:
       size: 49500
       sha256: 039920c7b936accf4d417e37b169c218249b80866d5152c923571daaf95a6d37
+    rollout: {percent: 10, seed: 039920c7b936accf4d417e37b169c218, state: running}
+held:
+  description: Releases that a channel of the product offers, as C(PRODUCT/VERSION). They must stay on the server.
+  returned: success
+  type: list
+  elements: str
+  sample: [gateway/0.2.0]
+halted:
+  description: Why the release is held back, against what was asked; null if it is not.
+  returned: success
+  type: str
+  sample: "gateway 0.2.0: of 20 machines that took it 3 failed and 0 are silent: paris-gw1, paris-gw2, lyon-gw1"
 failure:
   description: What went wrong, where, and what to do; the message as data.
   returned: failure

@@ -31,6 +31,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_dire
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._update import reports
+from ansible_collections.vauban.fleet.plugins.module_utils._update.channel import Rollout, place
 from ansible_collections.vauban.fleet.plugins.module_utils._update.reports import Report
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
@@ -311,7 +312,95 @@ def test_firmware_is_asked_before_anything_is_touched(
     assert bool(said) == bool(printed.strip())
 
 
+SEED = "0123456789abcdef"
 COUNTED = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+PLACE = place(SEED, hosts.MACHINE_ID)
+
+
+def _rollout(updates: Updates, percent: int, state: str = "running", *, version: str = "1.1.0") -> None:
+    release = updates.store / "releases" / PRODUCT / version
+    if not release.exists():
+        updates.publish(version)
+    write_channel(updates.channel, updates.keys, release, rollout={"percent": percent, "seed": SEED, "state": state})
+
+
+@pytest.mark.parametrize(("percent", "takes"), [(0, False), (PLACE, False), (PLACE + 1, True), (100, True)])
+def test_machine_finds_out_by_itself_whether_it_is_among_the_first(updates: Updates, percent: int, takes: bool) -> None:
+    _rollout(updates, percent)
+    code, said = updates.fetch()
+    assert code == 0, said
+    assert bool(updates.offer()) is takes is Rollout(percent, SEED).includes(hosts.MACHINE_ID)
+    assert (
+        takes
+        or said == f"not yet: version 1.1.0 goes to {percent} of 100 machines, and this one is number {PLACE + 1}\n"
+    )
+
+
+def test_other_machines_are_first_elsewhere(updates: Updates) -> None:
+    """What the machine computes is what the controller computes, also for ids whose hash has high bits."""
+    machine = updates.machine
+    try:
+        for name in ("0" * 32, "f" * 32, "00c0ffee" * 4, "deadbeef" * 4):
+            machine.write("/etc/machine-id", f"{name}\n")
+            number = place(SEED, name)
+            _rollout(updates, number)
+            assert f"this one is number {number + 1}\n" in updates.fetch()[1]
+            _rollout(updates, number + 1)
+            assert updates.fetch()[1] == "ready to install: 1.1.0\n"
+            machine("rm", "-rf", f"{STATE}/offer")
+    finally:
+        machine.write("/etc/machine-id", f"{hosts.MACHINE_ID}\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        ("paused", "not yet: version 1.1.0 is held back\n"),
+        ("withdrawn", "not taken: version 1.1.0 has been withdrawn\n"),
+    ],
+)
+def test_version_that_is_held_back_is_not_taken_any_more(updates: Updates, state: str, line: str) -> None:
+    """What was fetched before and is not installed yet goes, too."""
+    _rollout(updates, 100)
+    assert updates.fetch()[0] == 0
+    assert updates.offer()
+    _rollout(updates, 100, state)
+    assert updates.fetch() == (0, line)
+    assert not updates.offer()
+
+
+def test_withdrawn_version_stays_where_it_runs_and_a_higher_one_follows(updates: Updates) -> None:
+    _rollout(updates, 100, "withdrawn", version="1.0.0")
+    assert updates.fetch() == (0, "up to date: 1.0.0\n")
+    updates.publish("1.0.1")
+    assert updates.fetch() == (0, "ready to install: 1.0.1\n")
+
+
+def test_share_gives_no_way_back(updates: Updates) -> None:
+    _rollout(updates, 100, version="0.9.0")
+    code, said = updates.fetch()
+    assert (code, updates.offer()) == (REFUSED, set())
+    assert "version 0.9.0 is lower than 1.0.0, which runs" in said
+
+
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {"percent": 101, "seed": SEED, "state": "running"},
+        {"percent": 0.5, "seed": SEED, "state": "running"},
+        {"percent": "100", "seed": SEED, "state": "running"},
+        {"percent": 100, "seed": "$(id)", "state": "running"},
+        {"percent": 100, "seed": SEED, "state": "started"},
+        {"percent": 100, "seed": SEED},
+        [],
+        "all",
+    ],
+)
+def test_rollout_that_is_none_is_refused(updates: Updates, rollout: Any) -> None:
+    write_channel(updates.channel, updates.keys, updates.publish(), rollout=rollout)
+    code, said = updates.fetch()
+    assert (code, updates.offer()) == (REFUSED, set())
+    assert "this is no channel of format 1" in said
 
 
 def test_server_hears_who_asks_and_what_was_fetched(updates: Updates) -> None:

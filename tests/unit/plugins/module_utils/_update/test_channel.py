@@ -5,13 +5,21 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._update.channel import Offer, offer_of
+from ansible_collections.vauban.fleet.plugins.module_utils._update.channel import (
+    Offer,
+    Rollout,
+    next_offer,
+    offer_of,
+    place,
+    trouble,
+)
 
 NOW = dt.datetime(2026, 11, 23, 7, 0, 0, 123456, tzinfo=dt.timezone(dt.timedelta(hours=1)))
 MANIFEST = {"product": "gateway", "version": "0.2.0", "security_epoch": 3}
@@ -70,3 +78,104 @@ def test_what_is_no_channel_is_refused(release: Path, change: dict[str, Any]) ->
     data = {**offer(release).as_dict(), **change}
     with pytest.raises(FleetError, match="channel"):
         Offer.from_dict({key: value for key, value in data.items() if value is not ...})
+
+
+def spread(release: Path, percent: int, state: str = "running") -> Offer:
+    made = next_offer(None, offer(release), percent=percent, order=None)
+    return {"paused": made.ordered("pause"), "withdrawn": made.ordered("withdraw"), "running": made}[state]
+
+
+def test_share_is_signed_and_read_again(release: Path) -> None:
+    made = spread(release, 10)
+    assert made.rollout is not None
+    assert made.as_dict()["rollout"] == {"percent": 10, "seed": made.manifest_sha256[:32], "state": "running"}
+    assert Offer.from_dict(made.as_dict()) == made
+    for broken in ({"percent": 101}, {"state": "gone"}, {"percent": None}):
+        with pytest.raises(FleetError, match="this is no channel"):
+            Offer.from_dict({**made.as_dict(), "rollout": {**made.rollout.as_dict(), **broken}})
+
+
+def test_larger_share_holds_the_smaller_one_and_is_about_as_large_as_it_says() -> None:
+    machines = [f"{number:032x}" for number in range(2000)]
+    shares = [{each for each in machines if Rollout(percent, "ab" * 8).includes(each)} for percent in range(101)]
+    assert all(one <= other for one, other in pairwise(shares))
+    assert all(abs(len(share) - 20 * percent) < 100 for percent, share in enumerate(shares))
+    assert (len(shares[0]), len(shares[100])) == (0, 2000)
+
+
+def test_other_release_goes_to_others_first() -> None:
+    places = [(place("ab" * 8, f"{n:032x}"), place("cd" * 8, f"{n:032x}")) for n in range(200)]
+    assert sum(one == other for one, other in places) < 20
+
+
+def test_nobody_is_given_a_version_that_is_held_back() -> None:
+    assert not any(Rollout(100, "ab" * 8, state).includes("0" * 32) for state in ("paused", "withdrawn"))
+
+
+def test_same_release_keeps_its_share_and_another_has_its_own(release: Path) -> None:
+    before = spread(release, 10)
+    assert next_offer(before, offer(release), percent=None, order=None) == before
+    assert next_offer(before, None, percent=None, order=None) == before
+    other = next_offer(before, offer(release, version="0.3.0"), percent=None, order=None)
+    assert (other.version, other.rollout) == ("0.3.0", None)
+
+
+def test_pause_resume_and_withdraw(release: Path) -> None:
+    before = spread(release, 10)
+    paused = next_offer(before, None, percent=None, order="pause")
+    assert paused.rollout is not None
+    assert paused.rollout.state == "paused"
+    assert next_offer(paused, None, percent=None, order="resume") == before
+    assert next_offer(paused, None, percent=None, order="pause") == paused
+    gone = next_offer(paused, None, percent=None, order="withdraw")
+    assert next_offer(gone, None, percent=None, order="withdraw") == gone
+    assert next_offer(offer(release), None, percent=None, order="resume") == offer(release)
+
+
+@pytest.mark.parametrize(
+    ("state", "percent", "order", "message"),
+    [
+        ("running", 9, None, "it goes to 10 of 100 machines"),
+        ("running", 101, None, "no share of hundred"),
+        ("running", -5, None, "no share of hundred"),
+        ("paused", 20, None, "it is paused"),
+        ("withdrawn", 10, None, "it has been withdrawn"),
+        ("withdrawn", None, "resume", "has been withdrawn"),
+        ("withdrawn", None, "pause", "has been withdrawn"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    release: Path, state: str, percent: int | None, order: str | None, message: str
+) -> None:
+    with pytest.raises(FleetError, match=message):
+        next_offer(spread(release, 10, state), None, percent=percent, order=order)
+
+
+def test_order_is_for_what_is_offered(release: Path) -> None:
+    with pytest.raises(FleetError, match=r"the channel offers version 0\.2\.0, not version 0\.3\.0"):
+        next_offer(offer(release), offer(release, version="0.3.0"), percent=None, order="pause")
+    with pytest.raises(FleetError, match="offers nothing"):
+        next_offer(None, None, percent=10, order=None)
+    with pytest.raises(FleetError, match="goes to all machines already"):
+        next_offer(offer(release), None, percent=10, order=None)
+
+
+@pytest.mark.parametrize(
+    ("failed", "silent", "stops"), [(0, 0, False), (1, 0, False), (1, 1, True), (2, 0, True), (0, 2, True)]
+)
+def test_too_many_that_do_badly_stop_it(release: Path, failed: int, silent: int, stops: bool) -> None:
+    names = [f"host{number}" for number in range(10)]
+    seen = {"0.2.0": {"took": names, "failed": names[:failed], "silent": names[5 : 5 + silent]}}
+    reason = trouble(spread(release, 10), seen, 0.1)
+    assert (reason is not None) is stops
+    assert trouble(spread(release, 10), {"0.1.9": seen["0.2.0"]}, 0.1) is None
+    assert trouble(spread(release, 10, "paused"), seen, 0.0) is None
+    assert trouble(offer(release), seen, 0.0) is None
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_what_is_said_anew_is_newer_whatever_the_clock_says(release: Path, hours: int) -> None:
+    before = offer(release)
+    again = before.renewed(NOW + dt.timedelta(hours=hours), dt.timedelta(days=30), before)
+    assert again.issued > before.issued
+    assert again.expires - again.issued == dt.timedelta(days=30)
