@@ -183,6 +183,16 @@ def test_version_that_did_not_start_is_not_tried_again(updates: Updates) -> None
     assert updates.fetch()[0] == 0
 
 
+def test_version_that_waits_for_the_next_start_is_not_fetched_again(updates: Updates) -> None:
+    updates.publish()
+    updates.machine.write("/var/lib/update-install/last", "installed 1.1.0\n")
+    assert updates.fetch() == (0, "installed already: 1.1.0; it runs after the next start\n")
+    updates.publish("1.1.1")
+    assert updates.fetch()[1] == "ready to install: 1.1.1\n"
+    updates.machine.write("/var/lib/update-install/last", "failed 1.1.1\n")
+    assert updates.fetch()[1] == "ready to install: 1.1.1\n"
+
+
 def _channel(**changes: Any) -> Callable[[Updates], None]:
     def make(updates: Updates) -> None:
         write_channel(updates.channel, updates.keys, updates.publish(), **changes)
