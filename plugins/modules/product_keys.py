@@ -72,7 +72,7 @@ options:
       - Their public half must be in the directory, their private half must not.
     type: list
     elements: str
-    choices: [PK, KEK, db, pcr, release, publish, escrow]
+    choices: [PK, KEK, db, pcr, release, publish, configuration, escrow]
     default: []
   expiry_warning:
     description: Warn of certificates that expire within this many days.
@@ -264,7 +264,7 @@ def main() -> None:
             "held_elsewhere": {
                 "type": "list",
                 "elements": "str",
-                "choices": ["PK", "KEK", "db", "pcr", "release", "publish", "escrow"],
+                "choices": ["PK", "KEK", "db", "pcr", "release", "publish", "configuration", "escrow"],
                 "default": [],
                 "no_log": False,
             },

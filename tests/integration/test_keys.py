@@ -195,13 +195,14 @@ def test_escrow_identity_opens_what_the_recipient_closed(run: Run, keys: Product
     assert run("age", "-d", "-i", "/run/keys/escrow.key", "/run/out/blob") == "recovery"
 
 
-@pytest.mark.parametrize("name", ["PK", "KEK", "db", "pcr", "release", "publish"])
+@pytest.mark.parametrize("name", ["PK", "KEK", "db", "pcr", "release", "publish", "configuration"])
 def test_certificates_as_openssl_reads_them(run: Run, name: str) -> None:
     text = run("openssl", "x509", "-in", f"/run/keys/{name}.crt", "-noout", "-text")
     assert "OU=DEVELOPMENT - NOT FOR PRODUCTION" in text
     assert "CA:FALSE" in text
-    assert ("ecdsa-with-SHA256" if name in ("release", "publish") else "sha256WithRSAEncryption") in text
-    assert ("(256 bit)" if name in ("release", "publish") else "(2048 bit)") in text
+    curve = name in ("release", "publish", "configuration")
+    assert ("ecdsa-with-SHA256" if curve else "sha256WithRSAEncryption") in text
+    assert ("(256 bit)" if curve else "(2048 bit)") in text
     run("openssl", "pkey", "-in", f"/run/keys/{name}.key", "-noout", "-check")
 
 

@@ -32,6 +32,7 @@ CERTIFIED: dict[str, Algorithm] = {
     "pcr": "rsa",
     "release": "p256",
     "publish": "p256",
+    "configuration": "p256",
 }
 ESCROW = "escrow"
 NAMES = (*CERTIFIED, ESCROW)

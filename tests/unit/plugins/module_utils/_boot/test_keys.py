@@ -48,7 +48,7 @@ def test_nothing_there_plans_everything_and_writes_nothing(tmp_path: Path) -> No
     keys = ProductKeys(tmp_path / "gateway")
     planned = plan(keys, KeyRequest(name="gateway"))
     assert not keys.directory.exists()
-    assert len(planned) == len(set(planned)) == 27
+    assert len(planned) == len(set(planned)) == 29
     assert set(planned) >= {*(f"{name}.key" for name in NAMES), *DERIVED, "noPK.auth", "owner_guid", "keys.json"}
 
 
@@ -222,6 +222,7 @@ def test_edited_marker_does_not_hide_development_certificates(keys: ProductKeys)
     assert caught.value.where == str(keys.public("release"))
     replace_certificate(keys, "release", development=False)
     replace_certificate(keys, "publish", development=False)
+    replace_certificate(keys, "configuration", development=False)
     require_production(keys)
 
 
