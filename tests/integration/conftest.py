@@ -10,6 +10,7 @@ most packages of product gateway, and of several the newest.
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 import os
 import re
@@ -27,6 +28,8 @@ import pytest
 from grouping import Groups
 from sdk import SDK
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._image import lock
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
@@ -35,6 +38,7 @@ GROUPS = Groups(
     {
         "builds": {"test_derived", "test_offline_build", "test_reproducible", "test_rootless"},
         "machines": {"test_measurement", "test_qemu_vm", "test_tpm_device", "test_vm"},
+        "configuration": {"test_configuration_client", "test_configure_playbook"},
         "image": {"test_admin_access", "test_confinement", "test_logging", "test_services", "test_time_sync"},
     }
 )
@@ -167,6 +171,27 @@ def image(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, .
     hosts.require()
     directory = tmp_path_factory.mktemp("image")
     done = play_roles(directory, base, "admin_access", "time_sync", "logging", "confinement")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory / "layer/upper", base
+
+
+@pytest.fixture(scope="session")
+def server_keys(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The key directory of product server."""
+    made = ProductKeys(tmp_path_factory.mktemp("keys") / "server")
+    key_directory.ensure(made, KeyRequest(name="server", kind="development"), sandbox, now=dt.datetime.now(dt.UTC))
+    return made.directory
+
+
+@pytest.fixture(scope="session")
+def configured(base: Path, server_keys: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """The root tree with the roles of a product whose configuration can be changed, the topmost layer first."""
+    hosts.require()
+    directory = tmp_path_factory.mktemp("configured")
+    roles = ["admin_access", "firewall", "tunnel", "strongswan", "time_sync", "logging"]
+    roles += ["configuration_client", "confinement"]
+    variables = {"product_keys_path": str(server_keys), "configuration_client_seconds": 8}
+    done = play_roles(directory, base, *roles, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory / "layer/upper", base
 

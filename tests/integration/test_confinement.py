@@ -19,6 +19,10 @@ from .conftest import play_roles
 OF_OTHER_ROLES = {
     "attestation.service",
     "boot-dhcp.service",
+    "configuration-apply.service",
+    "configuration-check.service",
+    "configuration-report.service",
+    "configuration-restore.service",
     "keepalived.service",
     "modules-lock.service",
     "nginx.service",
