@@ -18,18 +18,21 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import file
 _LISTS = "etc/swanctl/x509crl"  # where role site_pki puts them
 
 
-def pack(trees: Path, hosts: Iterable[str], pki: Path, dest: Path, *, partial: bool = False) -> dict[str, str]:
+def pack(
+    trees: Path, hosts: Iterable[str], pki: Path | None, dest: Path, *, partial: bool = False
+) -> dict[str, str]:
     """Pack the rendered configuration of each host, with the revocation lists that count now.
 
     Without a list that has not ended no host believes another, so its first tunnel would not come up.
 
     :param trees: directory of the site's rendered trees.
+    :param pki: directory of the site's certificates; None if it has no tunnel.
     :param dest: directory for the archives; the name of each is its SHA-256.
     :param partial: leave out hosts that are not rendered, which check mode does not do.
     :returns: SHA-256 by host.
     :raises FleetError: a host is not rendered.
     """
-    paths = [files.list_path(pki, name) for name in (files.ROOT, files.ISSUING)]
+    paths = [files.list_path(pki, name) for name in (files.ROOT, files.ISSUING)] if pki else []
     lists = {f"{_LISTS}/{path.name}": path.read_bytes() for path in paths}
     found: dict[str, str] = {}
     known: dict[Path, str] = {}
