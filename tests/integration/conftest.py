@@ -25,6 +25,7 @@ import builds
 import hosts
 import playing
 import pytest
+from configurations import SECONDS
 from grouping import Groups
 from sdk import SDK
 
@@ -190,7 +191,7 @@ def configured(base: Path, server_keys: Path, tmp_path_factory: pytest.TempPathF
     directory = tmp_path_factory.mktemp("configured")
     roles = ["admin_access", "firewall", "tunnel", "strongswan", "time_sync", "logging"]
     roles += ["configuration_client", "confinement"]
-    variables = {"product_keys_path": str(server_keys), "configuration_client_seconds": 8}
+    variables = {"product_keys_path": str(server_keys), "configuration_client_seconds": SECONDS}
     done = play_roles(directory, base, *roles, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory / "layer/upper", base

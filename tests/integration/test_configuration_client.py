@@ -20,7 +20,7 @@ from typing import Any
 
 import hosts
 import pytest
-from configurations import INCOMING, NAME, STATE, Entry, Machine, archive, entries, entry, statement, tree
+from configurations import INCOMING, NAME, SECONDS, STATE, Entry, Machine, archive, entries, entry, statement, tree
 from configurations import machine as started
 
 WITNESS = "etc__systemd__system__witness.service"
@@ -251,7 +251,7 @@ def test_goes_back_unless_the_controller_comes_again(machine: Machine) -> None:
     assert machine.outcome(signed, ended=False)["state"] == "trying"
     assert "dport 8006 accept" in machine.host("nft", "list", "ruleset")
     done = machine.outcome(signed)
-    assert (done["state"], done["reason"]) == ("went back", "within 8 s: the controller did not come again")
+    assert (done["state"], done["reason"]) == ("went back", f"within {SECONDS} s: the controller did not come again")
     assert machine.in_force() == before
     assert machine.host("cat", "/etc/nftables.d/host.nft") == before["etc/nftables.d/host.nft"]
     assert "dport 8006" not in machine.host("nft", "list", "ruleset")
@@ -408,7 +408,7 @@ def test_killed_service_goes_back_by_itself(machine: Machine) -> None:
     machine.drop(content, signed)
     assert machine.outcome(signed, ended=False)["state"] == "trying"
     machine.host("systemctl", "kill", "--signal=KILL", "configuration-apply.service")
-    done = machine.outcome(signed, within=6)
+    done = machine.outcome(signed, within=SECONDS / 2)
     assert (done["state"], done["reason"]) == ("went back", "the trial was interrupted")
     assert machine.in_force() == before
 

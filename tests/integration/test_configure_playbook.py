@@ -10,20 +10,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import hosts
 import pytest
 import yaml
-from configurations import Machine, tree
+from configurations import SECONDS, Machine, tree
 from configurations import machine as started
 from playing import COLLECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 2222
-MACHINES = 20
+MACHINES = 21  # the first is for the tests of one
 NAMES = [f"paris-files{number:02}" for number in range(1, MACHINES + 1)]
 
 pytest.importorskip("paramiko")
@@ -51,19 +51,20 @@ class Controller:
     def __init__(self, directory: Path, pid: int, keys: Path) -> None:
         self.directory, self.pid, self._keys = directory, pid, keys
         (directory / "inventory").mkdir()
-        self.machines: dict[str, Machine] = {}
         key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "key")]
         subprocess.run(key, check=True)
 
-    def know(self, machines: Sequence[Machine]) -> None:
-        """Write down where they are, and their keys."""
+    def know(self, machines: Sequence[Machine], *, first: int = 0) -> None:
+        """Write down where they are, and their keys.
+
+        :param first: number of the first of them.
+        """
         lines = []
-        for number, machine in enumerate(machines):
-            self.machines[NAMES[number]] = machine
+        for number, machine in enumerate(machines, first):
             public = machine.host("cat", "/var/lib/vauban/ssh/ssh_host_ed25519_key.pub").split()
             lines.append(f"[{address(number)}]:{PORT} {public[0]} {public[1]}\n")
         (self.directory / "known_hosts").write_text("".join(lines))
-        known = {NAMES[number]: {"ansible_host": address(number)} for number in range(len(machines))}
+        known = {NAMES[first + number]: {"ansible_host": address(first + number)} for number in range(len(machines))}
         variables = {
             "ansible_port": PORT,
             "fleet_build_dir": str(ROOT / "build"),
@@ -192,7 +193,7 @@ def test_one_that_cuts_its_own_way_in_comes_back(controller: Controller, one: Ma
     controller.allow(8006)
     code, said = controller.play(*ONE)
     assert code != 0
-    line = rf"{NAMES[0]}: went back from configuration \d+: within 8 s: the controller did not come again"
+    line = rf"{NAMES[0]}: went back from configuration \d+: within {SECONDS} s: the controller did not come again"
     assert re.search(line, said), said
     assert f"1 of 1 hosts do not have it: {NAMES[0]}" in said
     assert one.in_force() == before
@@ -211,3 +212,50 @@ def test_host_that_is_another_is_not_given_it(controller: Controller, one: Machi
         known.write_text(content)
     assert code != 0
     assert re.search(rf"{NAMES[0]}: cannot be reached: .*not found in known_hosts", said), said
+
+
+def test_refusal_of_a_machine_is_in_the_output(controller: Controller, one: Machine) -> None:
+    """What it says of a file is shown to who typed the command; a ruleset that only this machine does not take."""
+    before = one.in_force()
+    one.host("mount", "--bind", "/usr/bin/false", "/usr/sbin/nft")
+    try:
+        controller.allow(PORT, 8009)
+        code, said = controller.play(*ONE)
+    finally:
+        one.host("umount", "/usr/sbin/nft")
+    assert code != 0
+    assert re.search(rf"{NAMES[0]}: refused configuration \d+: /etc/nftables.d/host.nft:", said), said
+    assert one.in_force() == before
+
+
+def test_many_hosts_at_once(
+    controller: Controller, configured: tuple[Path, ...], server_keys: Path, tmp_path: Path
+) -> None:
+    """One of them is not there: it holds up no other."""
+    with ExitStack() as stack:
+        machines = []
+        for number in range(1, MACHINES):
+            name = NAMES[number]
+            files = tree(PORT, name=name)
+            machine = stack.enter_context(started(name, configured, server_keys, tmp_path / name, files))
+            stack.enter_context(reached(machine, number, controller, tmp_path / f"{name}.log"))
+            # Two processors treat them all.
+            machine.host.write("/run/seconds", "180\n")
+            machine.host("mount", "--bind", "/run/seconds", "/usr/lib/vauban/configuration/seconds")
+            machines.append(machine)
+        controller.know(machines, first=1)
+        controller.allow(PORT, 8010)
+        code, said = controller.play("--limit", ",".join(NAMES[1:]))
+        assert code == 0, said
+        assert len(re.findall(r"paris-files\d\d: configuration \d+ is in force", said)) == MACHINES - 1
+        for machine in machines:
+            assert "dport 8010 accept" in ruleset(machine)
+        machines[0].host("ip", "link", "set", "wire", "down")
+        controller.allow(PORT, 8011)
+        code, said = controller.play("--limit", ",".join(NAMES[1:]))
+        assert code != 0
+        assert f"{NAMES[1]}: cannot be reached: " in said
+        assert len(re.findall(r"paris-files\d\d: configuration \d+ is in force", said)) == MACHINES - 2
+        code, said = controller.play("--limit", ",".join(NAMES[2:]))
+        assert code == 0, said
+        assert len(re.findall(r"paris-files\d\d: has configuration \d+ already", said)) == MACHINES - 2

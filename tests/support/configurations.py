@@ -24,6 +24,7 @@ from updates import sign
 
 PRODUCT, NAME = "server", "paris-files01"
 OS_RELEASE = f"IMAGE_ID={PRODUCT}\nIMAGE_VERSION=1.0.0\n"
+SECONDS = 20  # that a configuration is tried in tests
 # Below it are the configurations, as on a state volume.
 STATE = "/state/configuration"
 INCOMING, RESULT = "/var/lib/vauban/drop/incoming", "/var/lib/vauban/drop/result"

@@ -18,9 +18,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import file
 _LISTS = "etc/swanctl/x509crl"  # where role site_pki puts them
 
 
-def pack(
-    trees: Path, hosts: Iterable[str], pki: Path | None, dest: Path, *, partial: bool = False
-) -> dict[str, str]:
+def pack(trees: Path, hosts: Iterable[str], pki: Path | None, dest: Path, *, partial: bool = False) -> dict[str, str]:
     """Pack the rendered configuration of each host, with the revocation lists that count now.
 
     Without a list that has not ended no host believes another, so its first tunnel would not come up.
