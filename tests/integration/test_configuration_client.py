@@ -15,6 +15,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -385,15 +386,7 @@ def test_killed_while_it_confirms_it_leaves_a_whole_configuration(by_hand: Machi
         old = machine.in_force()
         new, signed = _drop(machine, 9200 + turn)
         confirmed = [0]
-
-        def stop(step: int, line: str, confirmed: list[int] = confirmed, turn: int = turn) -> bool:
-            if line.startswith("+ sleep"):
-                machine.confirm(int(machine.host("cat", f"{STATE}/trial")))
-            if line.startswith("+ confirm"):
-                confirmed[0] = step
-            return confirmed[0] > 0 and step == confirmed[0] + 2 * turn
-
-        _traced(machine, stop)
+        _traced(machine, partial(_confirming, machine, confirmed, 2 * turn))
         assert confirmed[0] > 0
         machine.host("systemctl", "start", "configuration-apply.service")
         told = machine.outcome(signed)["state"]
@@ -439,3 +432,12 @@ def test_start_after_a_loss_of_power_puts_it_back(machine: Machine) -> None:
         host("rm", "-r", "/run/systemd/system/configuration-apply.service.d")
         host("systemctl", "unmask", "--runtime", "reboot.target")
         host("systemctl", "daemon-reload")
+
+
+def _confirming(machine: Machine, began: list[int], further: int, step: int, line: str) -> bool:
+    """Let it confirm, note at which step that begins, and stop so many steps further."""
+    if line.startswith("+ sleep"):
+        machine.confirm(int(machine.host("cat", f"{STATE}/trial")))
+    if line.startswith("+ confirm"):
+        began[0] = step
+    return began[0] > 0 and step == began[0] + further
