@@ -47,7 +47,7 @@ def steps(done: subprocess.CompletedProcess[str]) -> list[str]:
 def test_a_first_build_is_foreseen_without_writing_anything(play: Play, tmp_path: Path) -> None:
     done = play("--diff")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(steps(done)) == 15
+    assert len(steps(done)) == 16
     assert all("would be made" in line or "would change" in line for line in steps(done))
     assert [path.name for path in tmp_path.iterdir() if path.name != ".ansible"] == ["inventory.json"]
 

@@ -24,7 +24,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTI
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ("paris-gw1", "paris-files1", "paris-laptop-01", "paris-laptop-02", "paris-logs1", "paris-time1")
-USERS = ("_chrony", "_rsyslog", "ipsec", "keepalived", "systemd-network")
+USERS = ("_chrony", "_rsyslog", "ipsec", "keepalived", "systemd-network", "update")
 CONNECTIONS = "etc/swanctl/conf.d/connections.conf"
 PAIR = "etc/keepalived/keepalived.conf"
 UNITS = "etc/systemd/system"

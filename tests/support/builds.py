@@ -137,7 +137,7 @@ class Built:
         statement: dict[str, Any] = json.loads(next(self.release.glob("*.intoto.json")).read_text())
         del statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]
         for subject in statement["subject"]:
-            if subject["name"].endswith(".efi"):
+            if subject["name"].endswith((".efi", ".raucb")):  # the second holds the first
                 subject["digest"] = "signed"
         return statement
 
