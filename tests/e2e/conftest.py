@@ -47,6 +47,7 @@ KEYS = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "
 # An emulated machine fills one CPU, so two processes have one each.
 GROUPS = Groups(
     {
+        "updates": {"test_update"},
         "server": {"test_provisioning", "test_provisioning_faults"},
         "snapshot": {"test_integrity", "test_state", "test_system"},
     }

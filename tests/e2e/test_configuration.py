@@ -86,12 +86,13 @@ def test_configuration_is_in_force_and_stays(machine: Machine, keys: ProductKeys
     machine.serial.send("systemctl reboot\n")
     shell = started(machine)
     assert "8006" in shell("nft list ruleset")
-    assert shell("cat /etc/nftables.d/host.nft") == tree["etc/nftables.d/host.nft"]
+    assert shell("cat /etc/nftables.d/host.nft").strip() == tree["etc/nftables.d/host.nft"].strip()
     assert shell("cat /etc/machine-id") == machine_id
     assert shell("systemctl list-units --failed --no-legend --plain --no-pager") == ""
     assert last(shell, "applied")["number"] == 1
 
 
+@pytest.mark.extended  # the same as integration/test_configuration_client.py tries, on a whole machine
 def test_after_a_loss_of_power_the_one_before_is_in_force(machine: Machine, keys: ProductKeys, tmp_path: Path) -> None:
     """It starts once more by itself: systemd has read the units of the one that goes."""
     shell = Shell(machine)
