@@ -83,6 +83,7 @@ def test_configuration_is_in_force_and_stays(machine: Machine, keys: ProductKeys
     shell(f"echo 1 > /run/whole; install -m 600 -o admin /run/whole {INCOMING}/configuration.confirm")
     assert last(shell, "applied", "went back")["state"] == "applied"
     machine_id = shell("cat /etc/machine-id")
+    assert len(machine_id.strip()) == 32
     machine.serial.send("systemctl reboot\n")
     shell = started(machine)
     assert "8006" in shell("nft list ruleset")

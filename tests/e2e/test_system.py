@@ -107,7 +107,7 @@ def test_kernel_is_locked_down(shell: Shell) -> None:
 
 def test_no_module_can_be_loaded_any_more(shell: Shell) -> None:
     assert shell("cat /proc/sys/kernel/modules_disabled") == "1"
-    answer = shell.ask("modprobe --first-time dummy")
+    answer = shell.ask("modprobe --first-time megaraid_sas")
     assert answer.status != 0
     assert "Operation not permitted" in answer.text
 
