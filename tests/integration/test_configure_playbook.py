@@ -26,8 +26,6 @@ PORT = 2222
 MACHINES = 21  # the first is for the tests of one
 NAMES = [f"paris-files{number:02}" for number in range(1, MACHINES + 1)]
 
-pytest.importorskip("paramiko")
-
 
 def model(**changes: Any) -> dict[str, Any]:
     """The site file. What leads to the ssh server is a rule that the model does not know of."""

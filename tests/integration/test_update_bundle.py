@@ -27,8 +27,6 @@ CORE, UKI = random.Random(1).randbytes(3_000_000), random.Random(2).randbytes(50
 
 @pytest.fixture(scope="module")
 def keys(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> ProductKeys:
-    if sandbox.run(["sh", "-c", "command -v rauc"], check=False).returncode != 0:
-        pytest.skip("the SDK is from before update bundles: build it anew with 'make build'")
     made = ProductKeys(tmp_path_factory.mktemp("keys") / "gateway")
     key_directory.ensure(made, KeyRequest(name="gateway", kind="development"), sandbox, now=dt.datetime.now(dt.UTC))
     return made
