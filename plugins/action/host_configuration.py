@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import json
 import os
 import tempfile
@@ -13,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file, write_json
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes, write_json
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _changes
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._configure import drop, fleet
 from ansible_collections.vauban.fleet.plugins.plugin_utils._configure.drop import Account
@@ -26,7 +26,6 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import sandbox_
 
 _MEMORY = ".configured"  # what hosts were given last, beside the site's trees
 _HOSTS = "hosts.json"
-_DIFFS = 50  # distinct changes; more are read with diff(1)
 
 
 class ActionModule(ControllerAction):
@@ -129,8 +128,7 @@ def _remember(memory: Path, had: Mapping[str, Configuration]) -> None:
     given = {**_given(memory), **{host: configuration.sha256 for host, configuration in had.items()}}
     for configuration in had.values():
         if not (memory / configuration.sha256).exists():
-            with replacing_file(memory / configuration.sha256) as temporary:
-                temporary.write_bytes(configuration.content)
+            write_bytes(memory / configuration.sha256, configuration.content)
     write_json(memory / _HOSTS, given)
     for name in set(os.listdir(memory)) - {_HOSTS, *given.values()}:
         (memory / name).unlink()
@@ -145,30 +143,14 @@ def _diff(memory: Path, wanted: Mapping[str, Configuration], done: Mapping[str, 
             continue
         pair = (outcome.before, wanted[host].sha256)
         if pair not in seen or not (memory / outcome.before).is_file():
-            seen[pair] = list(_changes(memory / outcome.before, wanted[host], outcome.files))
+            seen[pair] = list(_between(memory / outcome.before, wanted[host], outcome.files))
         for change in seen[pair]:
             found.setdefault(change, []).append(host)
-    shown = []
-    for (path, text), hosts in sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_DIFFS]:
-        more = f" and {len(hosts) - 1} more" if len(hosts) > 1 else ""
-        shown.append({"prepared": f"{hosts[0]}{more}: /{path}\n{text}"})
-    if len(found) > _DIFFS:
-        shown.append({"prepared": f"and {len(found) - _DIFFS} more changes\n"})
-    return shown
+    return _changes.shown(found)
 
 
-def _changes(before: Path, after: Configuration, files: Iterable[str]) -> Iterable[tuple[str, str]]:
+def _between(before: Path, after: Configuration, files: Iterable[str]) -> Iterable[_changes.Change]:
     """Path and text of each change. Where what the host has was brought by another controller, only the path."""
     if not before.is_file():
-        yield from ((path, "(what the host has is not known here)\n") for path in files)
-        return
-    old, new = Configuration.read(before).texts(), after.texts()
-    for path in sorted({*old, *new}):
-        if old.get(path) != new.get(path):
-            lines = difflib.unified_diff(
-                old.get(path, "").splitlines(keepends=True),
-                new.get(path, "").splitlines(keepends=True),
-                "before" if path in old else "(absent)",
-                "after" if path in new else "(absent)",
-            )
-            yield path, "".join(lines)
+        return [(path, "(what the host has is not known here)\n") for path in files]
+    return _changes.between(Configuration.read(before).texts(), after.texts())

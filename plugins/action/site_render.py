@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from ansible.errors import AnsibleActionFail
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json, write_text
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _changes
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site import inspector, load, render, report, store
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.views.host import Views
@@ -22,7 +22,6 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTI
 _ROLES = COLLECTION / "roles"
 _SUMMARY = "render.json"
 _REPORT = "report.html"
-_DIFFS = 50  # of distinct changes; more are read with diff(1) on the trees
 _SHOWN = 20  # refusals
 
 
@@ -122,30 +121,14 @@ def _diff(
     for name in changed:
         pair = (before[name], after[name])
         if pair not in seen:
-            seen[pair] = [*_changes(output, *pair)]
+            seen[pair] = [*_between(output, *pair)]
         for change in seen[pair]:
             found.setdefault(change, []).append(name)
-    shown = []
-    for (path, text), names in sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_DIFFS]:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        shown.append({"prepared": f"{names[0]}{more}: /{path}\n{text}"})
-    if len(found) > _DIFFS:
-        shown.append({"prepared": f"and {len(found) - _DIFFS} more changes\n"})
-    return shown
+    return _changes.shown(found)
 
 
-def _changes(output: store.Store, before: str | None, after: str) -> Iterable[tuple[str, str]]:
-    old = _texts(output.path(before)) if before else {}
-    new = _texts(output.path(after))
-    for path in sorted({*old, *new}):
-        if old.get(path) != new.get(path):
-            lines = difflib.unified_diff(
-                old.get(path, "").splitlines(keepends=True),
-                new.get(path, "").splitlines(keepends=True),
-                "before" if path in old else "(absent)",
-                "after" if path in new else "(absent)",
-            )
-            yield path, "".join(lines)
+def _between(output: store.Store, before: str | None, after: str) -> Iterable[_changes.Change]:
+    return _changes.between(_texts(output.path(before)) if before else {}, _texts(output.path(after)))
 
 
 def _texts(tree: Path) -> dict[str, str]:

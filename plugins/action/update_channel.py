@@ -62,7 +62,8 @@ class ActionModule(ControllerAction):
                 offered = offered.renewed(now, valid, before)
             if changed and not self._task.check_mode:
                 channel.write(sandbox, offered, dest, signer.reference("publish"), certificate, work=work)
-            others = [channel.read(sandbox, each, certificate) for each in dest.parent.glob(f"*{channel.SUFFIX}")]
+            paths = set(dest.parent.glob(f"*{channel.SUFFIX}")) - {dest}
+            others = [channel.read(sandbox, each, certificate) for each in paths]
         held = {f"{each.product}/{each.version}" for each in (*others, before, offered) if each is not None}
         release = str(Path(arguments["release"]).resolve()) if wanted is not None else None
         result = {"changed": changed, "path": str(dest), "release": release, "offer": offered.as_dict()}

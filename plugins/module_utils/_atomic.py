@@ -62,13 +62,18 @@ def replacing_directory(dest: Path, *, mode: int = 0o755) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
+def write_bytes(dest: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Give ``dest`` this content and mode."""
+    with replacing_file(dest, mode=mode) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_text(dest: Path, text: str, *, mode: int = 0o644) -> bool:
     """Give ``dest`` this content and mode; return whether anything changed."""
     data = text.encode("utf-8")
     if dest.is_file() and dest.read_bytes() == data and (dest.stat().st_mode & 0o7777) == mode:
         return False
-    with replacing_file(dest, mode=mode) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(dest, data, mode=mode)
     return True
 
 

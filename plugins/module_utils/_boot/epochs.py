@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
-from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
     generate_key,
     private_pem,
@@ -88,13 +87,11 @@ def move(keys: ProductKeys, request: KeyRequest) -> None:
     if not keys.private(aside).exists():
         os.link(keys.private(KEY), keys.private(aside))
     if not keys.public(aside).exists():
-        _copy(keys.public(KEY), keys.public(aside))
-    with replacing_file(keys.directory / f"{aside}.pub") as temporary:
-        temporary.write_bytes(public_pem(keys.certificate(aside)))
+        write_bytes(keys.public(aside), keys.public(KEY).read_bytes())
+    write_bytes(keys.directory / f"{aside}.pub", public_pem(keys.certificate(aside)))
     keys.public(KEY).unlink(missing_ok=True)
     if keys.private(KEY).samefile(keys.private(aside)):
-        with replacing_file(keys.private(KEY), mode=0o600) as temporary:
-            temporary.write_bytes(private_pem(generate_key("rsa", RSA_BITS)))
+        write_bytes(keys.private(KEY), private_pem(generate_key("rsa", RSA_BITS)), mode=0o600)
 
 
 def _check_replaced(keys: ProductKeys, aside: str) -> None:
@@ -106,8 +103,3 @@ def _check_replaced(keys: ProductKeys, aside: str) -> None:
             where=str(path),
             remedy=f"keep the present {KEY}.crt as {path.name}, bring the certificate of the new key as {KEY}.crt",
         )
-
-
-def _copy(source: Path, dest: Path) -> None:
-    with replacing_file(dest) as temporary:
-        temporary.write_bytes(source.read_bytes())

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.vauban.fleet.plugins.module_utils._atomic import replacing_file, write_json, write_text
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes, write_json, write_text
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, signature_list
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
     generate_key,
@@ -188,11 +188,13 @@ def _write(file: str, keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, 
     elif dest.suffix == ".crt":
         key = read_private_key(keys.private(name))
         development = request.kind == "development"
-        _replace(dest, self_signed(key, f"{request.name} {name}", development=development, days=request.days, now=now))
+        write_bytes(
+            dest, self_signed(key, f"{request.name} {name}", development=development, days=request.days, now=now)
+        )
     elif dest.suffix == ".der":
-        _replace(dest, keys.certificate(name).der)
+        write_bytes(dest, keys.certificate(name).der)
     elif dest.suffix == ".pub":
-        _replace(dest, public_pem(keys.certificate(name)))
+        write_bytes(dest, public_pem(keys.certificate(name)))
     elif dest.suffix == ".esl":
         signature_list.write_list(sandbox, keys.certificate(name), keys.owner(), dest)
     else:
@@ -271,11 +273,6 @@ def _create_secret(dest: Path, data: bytes) -> None:
         os.link(name, dest)
     finally:
         os.unlink(name)
-
-
-def _replace(dest: Path, data: bytes) -> None:
-    with replacing_file(dest) as temporary:
-        temporary.write_bytes(data)
 
 
 def _content(path: Path) -> bytes | None:

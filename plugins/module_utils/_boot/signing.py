@@ -20,6 +20,9 @@ SOURCE = "/run/in/source"
 CERTIFICATE = "/run/in/certificate.pem"
 SIGNATURE = "/run/in/signature"
 RESULT = "/run/out/result"
+# By exactly the certificate that is shown, which is valid now and may sign code.
+_VERIFY_CMS = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", SIGNATURE, "-nointern"]
+_VERIFY_CMS += ["-certfile", CERTIFICATE, "-CAfile", CERTIFICATE, "-no-CApath", "-no-CAstore", "-purpose", "codesign"]
 
 
 def sign_pe(sandbox: Sandbox, source: Path, dest: Path, key: KeyReference, certificate: Path) -> None:
@@ -64,10 +67,15 @@ def verify_cms(sandbox: Sandbox, file: Path, signature: Path, certificate: Path)
 
     :raises FleetError: the file was changed, or the signature is not by this certificate.
     """
-    command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", SIGNATURE, "-content", SOURCE]
-    command += ["-nointern", "-certfile", CERTIFICATE, "-CAfile", CERTIFICATE, "-no-CApath", "-no-CAstore"]
-    command += ["-purpose", "codesign", "-out", "/dev/null"]
+    command = [*_VERIFY_CMS, "-content", SOURCE, "-out", "/dev/null"]
     _verify(sandbox, command, file, certificate, Bind(signature, SIGNATURE))
+
+
+def signed_content(sandbox: Sandbox, signature: Path, certificate: Path) -> str | None:
+    """The text that a CMS signature holds; None if it is not by this certificate, as :func:`verify_cms` wants it."""
+    binds = [Bind(signature, SIGNATURE), Bind(certificate, CERTIFICATE)]
+    done = sandbox.run(_VERIFY_CMS, binds=binds, check=False)
+    return done.stdout if done.returncode == 0 else None
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest import validate
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import MANIFEST, SIGNATURE, check_file
 from ansible_collections.vauban.fleet.plugins.module_utils._release_store import PARTS
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
 FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -294,14 +294,11 @@ def read(sandbox: Sandbox, path: Path, certificate: Path) -> Offer | None:
     """
     if not path.is_file():
         return None
-    command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", signing.SIGNATURE, "-nointern"]
-    command += ["-certfile", signing.CERTIFICATE, "-CAfile", signing.CERTIFICATE, "-no-CApath", "-no-CAstore"]
-    binds = [Bind(path, signing.SIGNATURE), Bind(certificate, signing.CERTIFICATE)]
-    done = sandbox.run([*command, "-purpose", "codesign"], binds=binds, check=False)
-    if done.returncode != 0:
+    content = signing.signed_content(sandbox, path, certificate)
+    if content is None:
         remedy = "remove the file; the next run signs it anew"
         raise FleetError(f"not signed by {certificate}", where=str(path), remedy=remedy)
-    return Offer.from_dict(json.loads(done.stdout))
+    return Offer.from_dict(json.loads(content))
 
 
 def write(sandbox: Sandbox, offer: Offer, dest: Path, key: KeyReference, certificate: Path, *, work: Path) -> None:
