@@ -24,7 +24,7 @@ options:
     type: str
     required: true
   issuing_key:
-    description: Key of the issuing authority.
+    description: Key of the issuing authority. Read only if a certificate has to be signed.
     type: path
     required: true
   issuing_passphrase:

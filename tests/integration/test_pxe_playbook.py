@@ -50,6 +50,7 @@ def write_inventory(directory: Path, machine: Booted, release: Path) -> None:
         # What is installed already; there is no archive to ask.
         "boot_server_packages": [],
         "provision_server_packages": [],
+        "site_pki_server_packages": [],
     }
     variables = {
         "fleet_keys_dir": str(directory / "keys"),

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 
 import offering
 import pytest
+import yaml
 from offering import Controller
-from provisioned import write_release
+from provisioned import PASSPHRASE, SITE, write_pki, write_release
 
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
@@ -83,3 +85,23 @@ def test_release_of_another_signer_is_refused(controller: Controller) -> None:
     code, said = release(controller, "4.0")
     assert code != 0
     assert "no valid signature by" in said
+
+
+def test_server_has_the_certificate_of_its_site(controller: Controller) -> None:
+    """Signed once; the release of every other day needs no key of the site."""
+    site, keys = controller.directory / "small.site.yml", controller.directory / "keys/sites/small"
+    site.write_text(yaml.safe_dump(SITE, sort_keys=False))
+    write_pki(controller.directory / "pki", keys)
+    controller.machine.write("/tmp/root.pem", (controller.directory / "pki/ca/root.pem").read_text())
+    certified = ["-e", json.dumps({"update_server_site_file": str(site), "site_pki_server_packages": []})]
+    controller.build("5.0")
+    code, said = release(controller, "5.0", *certified, "-e", json.dumps({"site_pki_issuing_passphrase": PASSPHRASE}))
+    assert code == 0, said
+    assert PASSPHRASE not in said
+    path = "releases/server/5.0/manifest.json"
+    assert controller.get(path, "/tmp/root.pem") is not None
+    assert controller.get(path) is None, "it still shows the certificate that was brought by hand"
+    (keys / "issuing.key").rename(keys / "away")
+    code, said = release(controller, "5.0", *certified)
+    assert code == 0, said
+    assert re.search(r"updates +: ok=\d+ +changed=0\b", said), said

@@ -47,9 +47,9 @@ class Controller:
         done = ansible_playbook(self.directory, *words, *options, **settings, ANSIBLE_CONNECTION_PLUGINS=plugins)
         return done.returncode, done.stdout + done.stderr
 
-    def get(self, path: str) -> bytes | None:
-        """What the server gives out."""
-        words = ["curl", "-sf", "--tlsv1.3", "--cacert", "/tmp/authority.pem", "--resolve", f"{NAME}:443:127.0.0.1"]
+    def get(self, path: str, authority: str = "/tmp/authority.pem") -> bytes | None:
+        """What the server gives out to who believes this authority alone."""
+        words = ["curl", "-sf", "--tlsv1.3", "--cacert", authority, "--resolve", f"{NAME}:443:127.0.0.1"]
         done = self.machine.ask(*words, "-o", "/tmp/got", f"https://{NAME}/{path}")
         return (self.machine.root / "tmp/got").read_bytes() if done.returncode == 0 else None
 

@@ -61,6 +61,14 @@ class Issuer:
 
         :raises FleetError: its key or certificate cannot be used.
         """
+        self.check_authorities()
+        self.signer.load()
+
+    def check_authorities(self) -> None:
+        """Whether what it has signed is believed.
+
+        :raises FleetError: a certificate above is missing, has ended or is withdrawn.
+        """
         for part in state.authorities(self.directory, days=0):
             if part.state != state.VALID:
                 raise FleetError(
@@ -68,7 +76,6 @@ class Issuer:
                     where=str(part.path),
                     remedy="make it with playbook site_pki, or bring back the site's own",
                 )
-        self.signer.load()
 
     @cached_property
     def _key(self) -> ec.EllipticCurvePrivateKey:
