@@ -150,6 +150,15 @@ def test_state_is_encrypted_and_authenticated(shell: Shell, mounts: dict[str, di
     assert "integrity:32:aead" in table
 
 
+def test_processor_computes_sha_256(shell: Shell) -> None:
+    """Both devices took the implementation that was there when they were set up."""
+    if not {"sha_ni", "avx2", "avx", "ssse3"} & set(shell("grep -m1 ^flags /proc/cpuinfo").split()):
+        pytest.skip("this processor has no instructions that SHA-256 could use")
+    said = shell("journalctl --boot --dmesg --output=cat --grep='verity: sha256|authenc.hmac'").splitlines()
+    assert len(said) >= 2
+    assert not [line for line in said if "sha256-generic" in line]
+
+
 def test_machine_id_comes_from_the_state_volume(shell: Shell, mounts: dict[str, dict[str, Any]]) -> None:
     assert mounts["/etc/machine-id"]["source"] == "/dev/mapper/state[/etc/machine-id]"
     assert re.fullmatch("[0-9a-f]{32}", shell("cat /etc/machine-id"))
