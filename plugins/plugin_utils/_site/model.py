@@ -450,8 +450,12 @@ class Logs(Part):
 class Updates(Part):
     """Where hosts take new versions of their products from."""
 
-    servers: Annotated[list[Name], Field(min_length=1, max_length=1)]
+    servers: Annotated[list[Name], Field(max_length=1)] = []
     """The host that offers them."""
+    server: HttpsAddress | None = None
+    """In place of a host: a server behind a gateway. Its name is in ``domain``: the site's authority signs no other."""
+    address: Address | None = None
+    """Address of ``server``, in a network that the tunnel leads to. Nobody is asked for it."""
     via: ShortName
     """The tunnel it is reached through, whose member ``update-fetch.service`` is."""
     service: Identifier
@@ -466,6 +470,16 @@ class Updates(Part):
         None
     )
     """Bytes in a second that a download may take."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Updates:
+        if bool(self.servers) == (self.server is not None):
+            raise ValueError(
+                "it takes one server; give either servers, a host of the site, or server, one behind a gateway"
+            )
+        if (self.server is None) != (self.address is None):
+            raise ValueError("server and address belong together; give both")
+        return self
 
 
 class RoleAccess(Part):

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.checks.servers import outside_domain
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Machine
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Member, Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, unknown
@@ -19,11 +19,7 @@ def provisioning(plan: Plan) -> Iterator[Problem]:
     part = plan.site.provisioning
     if part is None:
         return
-    name = urlsplit(part.server).hostname or ""
-    if not name.endswith(f".{plan.site.domain}"):
-        # The issuing authority is constrained to the domain (RFC 5280, name constraints).
-        problem = f"{name} is outside {plan.site.domain}, and the site's authority signs no such name"
-        yield Problem(("provisioning", "server"), problem, f"choose a name that ends with .{plan.site.domain}")
+    yield from outside_domain(plan, part.server, ("provisioning", "server"))
     for product in part.releases:
         if product not in plan.units:
             yield unknown(("provisioning", "releases", product), "product", product, plan.units)

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from urllib.parse import urlsplit
 
-from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Service
+from ansible_collections.vauban.fleet.plugins.plugin_utils._site.model import Service, Updates
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.problems import Keys, Problem, unknown
 
@@ -39,10 +40,20 @@ def servers(plan: Plan) -> Iterator[Problem]:
                 problem, remedy = f"{name} is not in tunnel {part.via}", "add it to a zone of its peers"
                 yield Problem((key, hosts_key, index), problem, remedy, follows=True)
         yield from _unreached(plan, key, part.via, part.service, known)
+        if key == "updates" and site.updates is not None and site.updates.address is not None:
+            yield from _behind_gateway(plan, site.updates)
     logs = plan.site.logs
     service = plan.site.services.get(logs.service) if logs is not None else None
     if logs is not None and service is not None and not _covers(service, logs.port):
         yield Problem(("logs", "port"), f"service {logs.service} has no TCP port {logs.port}", "add it to the service")
+
+
+def outside_domain(plan: Plan, url: str, path: Keys) -> Iterator[Problem]:
+    """Whether the site's authority can certify a server: it is constrained to the domain (RFC 5280, 4.2.1.10)."""
+    name = urlsplit(url).hostname or ""
+    if not name.endswith(f".{plan.site.domain}"):
+        problem = f"{name} is outside {plan.site.domain}, and the site's authority signs no such name"
+        yield Problem(path, problem, f"choose a name that ends with .{plan.site.domain}")
 
 
 def updates(plan: Plan) -> Iterator[Problem]:
@@ -70,22 +81,45 @@ def updates(plan: Plan) -> Iterator[Problem]:
                 yield Problem(path, problem, "leave it in one of the zones")
 
 
+def _behind_gateway(plan: Plan, part: Updates) -> Iterator[Problem]:
+    """A server that is no host: in a network of the tunnel, and where its service says."""
+    address, url = part.address, urlsplit(part.server or "")
+    yield from outside_domain(plan, part.server or "", ("updates", "server"))
+    service = plan.site.services[part.service]
+    if not _covers(service, url.port or 443):
+        problem = f"it answers at port {url.port or 443}, which service {part.service} has not"
+        yield Problem(("updates", "server"), problem, f"add it to services.{part.service}, or write the service's here")
+    if not any(address in network for network in plan.tunnel_networks(part.via)):
+        problem = f"{address} is in no network that tunnel {part.via} leads to"
+        yield Problem(("updates", "address"), problem, f"give its network the key tunnel: {part.via}")
+        return
+    zones = {name for name, zone in plan.zones.items() if any(address in network for network in zone.networks)}
+    yield from _missing(plan, "updates", part.via, part.service, str(address), zones)
+
+
 def _unreached(plan: Plan, key: str, via: str, service: str, names: list[str]) -> Iterator[Problem]:
-    rules = [rule for rule in plan.site.policy if rule.via == via and service in rule.services]
     for name in names:
-        asking = {
-            host
-            for rule in rules
-            if any(zone in plan.zones and name in plan.zones[zone].hosts for zone in rule.destinations)
-            for zone in rule.sources
-            if zone in plan.zones
-            for host in plan.zones[zone].hosts
-        }
-        missing = sorted(plan.tunnel_hosts[via] - asking - set(names))
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            problem = f"no policy lets {missing[0]}{more} reach {name} by {service} via {via}"
-            yield Problem((key,), problem, "add a rule to policy", follows=True)
+        zones = {zone for zone, resolved in plan.zones.items() if name in resolved.hosts}
+        yield from _missing(plan, key, via, service, name, zones, set(names))
+
+
+def _missing(
+    plan: Plan, key: str, via: str, service: str, name: str, zones: Set[str], others: Set[str] = frozenset()
+) -> Iterator[Problem]:
+    """Whether policy lets all hosts of the tunnel reach what is in these zones, but for those that it is itself."""
+    asking = {
+        host
+        for rule in plan.site.policy
+        if rule.via == via and service in rule.services and not zones.isdisjoint(rule.destinations)
+        for zone in rule.sources
+        if zone in plan.zones
+        for host in plan.zones[zone].hosts
+    }
+    missing = sorted(plan.tunnel_hosts[via] - asking - others)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        problem = f"no policy lets {missing[0]}{more} reach {name} by {service} via {via}"
+        yield Problem((key,), problem, "add a rule to policy", follows=True)
 
 
 def _covers(service: Service, port: int) -> bool:

@@ -243,11 +243,17 @@ class Views:
             return {}
         if part is None or name in part.servers or FETCH not in plan.members_of(name, part.via):
             return {"update_client": {}}
-        port = plan.site.services[part.service].tcp[0]
+        if part.server is not None:
+            name_and_port = part.server.removeprefix("https://")
+            resolve = [f"{name_and_port if ':' in name_and_port else f'{name_and_port}:443'}:{part.address}"]
+            url = part.server
+        else:
+            url, resolve = f"https://{plan.fqdn(part.servers[0])}:{plan.site.services[part.service].tcp[0]}", []
         asked = [channel for channel, zones in part.channels.items() if plan.zones_of[name].intersection(zones)]
         return {
             "update_client": {
-                "update_client_url": f"https://{plan.fqdn(part.servers[0])}:{port}",
+                "update_client_url": url,
+                "update_client_resolve": resolve,
                 "update_client_channel": asked[0] if asked else part.channel,
                 "update_client_authorities": self._authorities(),
                 "update_client_rate": part.rate or "",

@@ -330,3 +330,20 @@ def test_hosts_ask_their_channel_of_the_update_server_in_its_tunnel(load_site: L
     assert views.variables("north-server")["update_client"] == {}, "it does not ask itself"
     without = Views(load_site(edited({}, [])).plan)
     assert without.variables("north-gw1")["update_client"] == {}
+
+
+def test_hosts_ask_an_update_server_behind_a_gateway_by_its_address(load_site: Load) -> None:
+    changes = {
+        "tunnels.work.members": ["chrony.service", "rsyslog.service", "update-fetch.service"],
+        "services.updates": {"tcp": [443], "user": "update"},
+        "policy.3": {"from": ["everyone", "gateways"], "to": ["vault"], "services": ["updates"], "via": "work"},
+        "updates": {
+            "server": "https://updates.small.example",
+            "address": "10.80.0.5",
+            "via": "work",
+            "service": "updates",
+        },
+    }
+    asking = Views(load_site(edited(changes, [])).plan).variables("north-laptop-01")["update_client"]
+    assert asking["update_client_url"] == "https://updates.small.example"
+    assert asking["update_client_resolve"] == ["updates.small.example:443:10.80.0.5"]
