@@ -32,6 +32,7 @@ OF_OTHER_ROLES = {
     "update-health.service",
     "update-install.service",
     "update-policy.service",
+    "update-restart.service",
     "vauban-enrolment-admin.service",
     "vauban-enrolment-machines.service",
 }

@@ -97,6 +97,10 @@ Sha256 = Annotated[str, _text("[0-9a-f]{64}", 64, "SHA-256", "write 64 digits 0-
 Version = Annotated[
     str, _text("[A-Za-z0-9][A-Za-z0-9._+-]*", 64, "version", "write it as its release does, for example 0.1.0")
 ]
+CalendarEvent = Annotated[
+    str,
+    _text("[A-Za-z0-9*.,:/~ _-]+", 100, "calendar event", "write it as systemd.time(7) does, for example Sun 03:00"),
+]
 HttpsAddress = Annotated[
     str,
     _text(
@@ -464,8 +468,12 @@ class Updates(Part):
     """What hosts ask for."""
     channels: dict[Identifier, Annotated[list[Identifier], Field(min_length=1)]] = {}
     """Zones whose hosts ask for another channel, by channel."""
-    reboot: Literal["by_hand", "at_once"] = "by_hand"
-    """When a new version starts: when somebody restarts the host, or as soon as it is installed."""
+    ask_times: list[CalendarEvent] = []
+    """When hosts ask, as systemd.time(7) writes calendar events. Unless set: after each start, and every six hours."""
+    reboot: Literal["by_hand", "at_once", "at_times"] = "by_hand"
+    """When a new version starts: as soon as somebody restarts the host, as it is installed, or at ``restart_times``."""
+    restart_times: list[CalendarEvent] = []
+    """Calendar events for ``at_times``; each host waits up to half an hour longer."""
     rate: Annotated[str, _text("[1-9][0-9]{0,8}[kM]?", 10, "rate", "write bytes in a second as 500k or 2M")] | None = (
         None
     )
@@ -479,6 +487,8 @@ class Updates(Part):
             )
         if (self.server is None) != (self.address is None):
             raise ValueError("server and address belong together; give both")
+        if (self.reboot == "at_times") != bool(self.restart_times):
+            raise ValueError("reboot: at_times and restart_times belong together; give both")
         return self
 
 
