@@ -146,17 +146,26 @@ class Store:
             gone += [f"{product.name}/{each.name}" for each in others[keep:]]
         return sorted(gone)
 
-    def publish(self, release: Release, source: Path) -> None:
+    def publish(self, release: Release, source: Path, *, move: bool = False) -> None:
         """Take over the files of a release, and only when all of them are right and on disk give it its name.
 
-        :param source: directory with the files; they are moved.
-        :raises FleetError: a file is not that of the release.
+        :param source: directory with the files.
+        :param move: whether they may be taken away from there, so that nothing needs room twice.
+        :raises FleetError: a file is not that of the release, or cannot be written.
         """
+        try:
+            self._publish(release, source, move)
+        except OSError as exc:
+            where, why = str(exc.filename2 or exc.filename or self.path), exc.strerror or "cannot be written"
+            needed = sum(file.size for file in release.files)
+            raise FleetError(why, where=where, remedy=f"{release.name} has {needed} bytes: make room") from exc
+
+    def _publish(self, release: Release, source: Path, move: bool) -> None:
         with self._locked() as incoming:
             staging = Path(tempfile.mkdtemp(prefix=f"{release.product}-", dir=incoming))
             for each in release.files:
                 staged = staging / each.name
-                shutil.copyfile(source / each.name, staged)
+                _take(source / each.name, staged, move)
                 each.check(staged)
                 staged.chmod(0o644)
                 _sync(staged)
@@ -209,6 +218,14 @@ def _is(place: Path, release: Release) -> bool:
     sizes = {each.name: each.size for each in release.files}
     found = {each.name: each.stat().st_size for each in place.iterdir()} if place.is_dir() else {}
     return found == sizes and _digest.of_file(place / MANIFEST) == release.manifest.sha256
+
+
+def _take(source: Path, dest: Path, move: bool) -> None:
+    # Somebody else may still have their own file open.
+    if move and source.stat().st_uid == os.geteuid() and source.stat().st_dev == dest.parent.stat().st_dev:
+        source.rename(dest)
+    else:
+        shutil.copyfile(source, dest)
 
 
 def _empty(directory: Path) -> None:

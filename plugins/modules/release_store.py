@@ -122,7 +122,7 @@ def main() -> None:
         complete = all(name in options["arrived"] for name in published)
         if complete and not module.check_mode:
             for release in missing:
-                store.publish(release, Path(options["arrived"][release.name]))
+                store.publish(release, Path(options["arrived"][release.name]), move=True)
         removed = store.surplus(wanted, options["held"], max(0, options["keep"]))
         if complete and not module.check_mode:
             for name in removed:

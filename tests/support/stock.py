@@ -27,7 +27,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind,
 
 CODENAME = "trixie"
 ROOT_IMAGE = "root.raw"
-SIZE = "2G"
+SIZE = "6G"  # sparse; a provisioning server has releases of several products
 # Beside what is essential: an init, a kernel, and what Ansible needs to configure it.
 PACKAGES = ("dbus", "iproute2", "linux-image-cloud-amd64", "openssh-server", "python3", "systemd-sysv", "udev")
 FILES = {
@@ -59,7 +59,7 @@ def make_image(sdk: Path, dest: Path, packages: Sequence[str]) -> bool:
     :param packages: beside what every machine has.
     """
     packages = (*PACKAGES, *packages)
-    inputs = {"packages": " ".join(packages), "files": repr(sorted(FILES.items()))}
+    inputs = {"packages": " ".join(packages), "files": repr(sorted(FILES.items())), "size": SIZE}
     others = [dest / name for name in (KERNEL, INITRD, CLIENT_KEY, KNOWN_HOSTS)]
     stage = Stage(dest / ROOT_IMAGE, inputs, others)
     if stage.why_stale() is None:

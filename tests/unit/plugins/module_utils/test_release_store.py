@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -150,3 +151,25 @@ def test_links_are_not_followed_out_of_the_store(store: Store, tmp_path: Path) -
     (store.path / "gateway/1/link").symlink_to(outside)
     store.remove("gateway/1")
     assert (outside / "kept").exists()
+
+
+def test_full_disk_is_named_and_what_was_published_stays(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, tmp_path / "gateway_1")
+
+    def full(source: Path, dest: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(dest))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(FleetError, match=r"No space left on device\nRemedy: gateway/2 has [0-9]+ bytes: make room"):
+        publish(store, tmp_path / "gateway_2")
+    assert published(store) == ["gateway/1"]
+
+
+def test_moved_files_need_no_room_twice(store: Store, tmp_path: Path) -> None:
+    write_release(tmp_path / "release", "gateway", "1")
+    release = read(tmp_path / "release")
+    inodes = {path.stat().st_ino for path in (tmp_path / "release").iterdir()}
+    store.publish(release, tmp_path / "release", move=True)
+    assert {path.stat().st_ino for path in (store.path / "gateway/1").iterdir()} == inodes
