@@ -188,6 +188,7 @@ def _uki(path: Path, core: Path, signer: bytes, ways: Mapping[str, list[Path]]) 
         unsigned_sha256=built["unsigned_sha256"],
         authenticode_sha256=measurement.authenticode(path),
         signer=signer,
+        policy_keys=measurement.policy_keys(path),
         kernel=result_of(core)["kernel"],
         command_line=built["command_line"],
         pcr4={way: measurement.boot_pcr(started) for way, started in ways.items()},

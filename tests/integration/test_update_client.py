@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import hashlib
 import json
 import shutil
 import time
@@ -23,6 +24,8 @@ import hosts
 import pytest
 import rendering
 from certificates import P256, Authority, ec_key, pem
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hosts import Host
 from sdk import SDK
 from updates import PRODUCT, write_channel, write_release
@@ -320,6 +323,25 @@ def test_firmware_is_asked_before_anything_is_touched(
     printed = machine("sh", "-euc", f"entries=/efi/EFI/Linux; {script}")
     assert said in printed
     assert bool(said) == bool(printed.strip())
+
+
+@pytest.mark.parametrize(("signers", "closed"), [(["own"], False), (["other", "own"], False), (["other"], True)])
+def test_policy_of_the_tpm_is_looked_for_before_anything_is_touched(
+    updates: Updates, signers: list[str], closed: bool
+) -> None:
+    """The same part; a UKI of the next security epoch is signed by both keys."""
+    fingerprints = {}
+    for name in ("own", "other"):
+        key = rsa.generate_private_key(65537, 2048).public_key()
+        updates.machine.write(
+            f"/run/{name}.pem", key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        )
+        fingerprints[name] = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.PKCS1)).hexdigest()
+    policy_keys = [fingerprints[name] for name in signers]
+    updates.machine.write("/run/manifest", json.dumps({"uki": {"policy_keys": policy_keys}}))
+    script = "entries=/; . /usr/lib/vauban/update-firmware; policy=/run/own.pem; why_state_stays_closed /run/manifest"
+    said = updates.machine("sh", "-euc", script)
+    assert ("no policy in the UKI is signed by the key" in said) is closed, said
 
 
 SEED = "0123456789abcdef"

@@ -116,7 +116,7 @@ def write_release(directory: Path, keys: Path, product: str = "server", version:
     def image(name: str, *ways: str) -> Uki:
         pcr4 = {way: _measured(f"{name} {way}") for way in ways}
         pcr11 = {phase: _measured(f"{name} {phase}") for phase in uki.PHASES}
-        return Uki(artifact(name), digest, digest, b"der", "6.12.1", "ro", pcr4, pcr11)
+        return Uki(artifact(name), digest, digest, b"der", [digest], "6.12.1", "ro", pcr4, pcr11)
 
     archive = Release("trixie", "debian", "2026-09-12T07:55:41+00:00", digest)
     package = Package("bash", "1", "amd64", "bash=1", "debian", "pool/bash_1_amd64.deb", 1, digest, (product,))

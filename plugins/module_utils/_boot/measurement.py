@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +32,30 @@ def authenticode(file: Path) -> str:
     except (pefile.PEFormatError, FileNotFoundError) as exc:
         raise FleetError(f"not a PE binary: {exc}", where=str(file)) from exc
     return digest.hex()
+
+
+def policy_keys(file: Path) -> list[str]:
+    """Which keys have signed a policy for PCR 11 that this UKI carries: fingerprints as systemd-measure(1) gives them.
+
+    :returns: SHA-256 of each public key (PKCS#1, DER), hexadecimal and sorted.
+    :raises FleetError: not a PE binary, or one that carries no such policy.
+    """
+    import pefile
+
+    try:
+        with pefile.PE(str(file), fast_load=True) as binary:
+            found = [section for section in binary.sections if section.Name.rstrip(b"\0") == b".pcrsig"]
+            texts = [section.get_data()[: section.Misc_VirtualSize].rstrip(b"\0") for section in found]
+    except (pefile.PEFormatError, FileNotFoundError) as exc:
+        raise FleetError(f"not a PE binary: {exc}", where=str(file)) from exc
+    try:
+        signatures = [signature for text in texts for signature in json.loads(text)["sha256"]]
+        keys = sorted({str(signature["pkfp"]) for signature in signatures if signature["pcrs"] == [11]})
+    except (ValueError, KeyError, TypeError) as exc:
+        raise FleetError(f"its section .pcrsig cannot be read: {exc}", where=str(file)) from exc
+    if not keys:
+        raise FleetError("it carries no signed policy for PCR 11", where=str(file))
+    return keys
 
 
 def boot_pcr(started: Iterable[Path]) -> str:

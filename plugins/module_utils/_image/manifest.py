@@ -60,6 +60,7 @@ class Uki:
     :param unsigned_sha256: of the file before it was signed: that one is the same in every build.
     :param authenticode_sha256: what firmware looks for in ``dbx``.
     :param signer: certificate in DER, which firmware looks for in ``db`` and ``dbx``.
+    :param policy_keys: fingerprints of the keys whose policy lets the TPM open the state volume for it.
     :param kernel: release of the kernel, as uname(1) -r prints it.
     :param pcr4: expected PCR 4 by the way the UKI is started: ``boot_loader`` or ``direct``.
     :param pcr11: expected PCR 11 after each boot phase.
@@ -69,6 +70,7 @@ class Uki:
     unsigned_sha256: str
     authenticode_sha256: str
     signer: bytes
+    policy_keys: Sequence[str]
     kernel: str
     command_line: str
     pcr4: Mapping[str, str]
@@ -81,6 +83,7 @@ class Uki:
             "unsigned_sha256": self.unsigned_sha256,
             "authenticode_sha256": self.authenticode_sha256,
             "signer": base64.b64encode(self.signer).decode(),
+            "policy_keys": list(self.policy_keys),
             "kernel": self.kernel,
             "command_line": self.command_line,
             "pcr": {"4": dict(self.pcr4), "11": dict(self.pcr11)},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from pathlib import Path
 
@@ -19,14 +20,14 @@ CHECKSUM_OFFSET = OPTIONAL_OFFSET + 64
 SECURITY_OFFSET = OPTIONAL_OFFSET + 112 + 4 * 8
 
 
-def pe_binary(code: bytes) -> bytes:
+def pe_binary(code: bytes, name: bytes = b".text") -> bytes:
     """A PE32+ EFI application (PE format, "Optional Header") with one section."""
     code = code.ljust(-(-len(code) // HEADERS) * HEADERS, b"\0")
     coff = b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, 1, 0, 0, 0, 240, 0x22)
     optional = struct.pack("<HBBIIIII", 0x20B, 0, 0, len(code), 0, 0, 0x1000, 0x1000)
     optional += struct.pack("<QIIHHHHHHIIIIHH", 0, 0x1000, HEADERS, 0, 0, 1, 0, 0, 0, 0, 0x2000, HEADERS, 0, 10, 0)
     optional += struct.pack("<QQQQII", 0, 0, 0, 0, 0, 16) + bytes(16 * 8)
-    section = struct.pack("<8sIIIIIIHHI", b".text", len(code), 0x1000, len(code), HEADERS, 0, 0, 0, 0, 0x60000020)
+    section = struct.pack("<8sIIIIIIHHI", name, len(code), 0x1000, len(code), HEADERS, 0, 0, 0, 0, 0x60000020)
     stub = b"MZ".ljust(60, b"\0") + struct.pack("<I", PE_OFFSET)
     return (stub + coff + optional + section).ljust(HEADERS, b"\0") + code
 
@@ -61,6 +62,27 @@ def test_digest_changes_with_the_code(application: Path) -> None:
     application.write_bytes(pe_binary(b"\x90\xeb\xfd"))
 
     assert measurement.authenticode(application) != before
+
+
+def test_policy_keys_are_those_of_systemd_measure(tmp_path: Path) -> None:
+    signatures = [
+        {"pcrs": [11], "pkfp": "bb", "pol": "", "sig": ""},
+        {"pcrs": [11], "pkfp": "aa", "pol": "", "sig": ""},
+    ]
+    path = tmp_path / "uki.efi"
+    path.write_bytes(pe_binary(json.dumps({"sha256": signatures}).encode(), b".pcrsig"))
+    assert measurement.policy_keys(path) == ["aa", "bb"]
+
+
+@pytest.mark.parametrize(
+    ("section", "content"),
+    [(b".text", b"{}"), (b".pcrsig", b"{"), (b".pcrsig", b"{}"), (b".pcrsig", b'{"sha256": []}'), (b".pcrsig", b"[1]")],
+)
+def test_image_without_a_policy_is_named(tmp_path: Path, section: bytes, content: bytes) -> None:
+    path = tmp_path / "uki.efi"
+    path.write_bytes(pe_binary(content, section))
+    with pytest.raises(FleetError, match=r"uki.efi: .*(pcrsig|PCR 11)"):
+        measurement.policy_keys(path)
 
 
 def test_pcr_is_extended_in_order_of_starting(application: Path, tmp_path: Path) -> None:

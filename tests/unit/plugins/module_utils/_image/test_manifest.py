@@ -48,7 +48,7 @@ def artifact(name: str) -> Artifact:
 
 def image(name: str, *ways: str) -> Uki:
     ways_of, phases = dict.fromkeys(ways, DIGEST), dict.fromkeys(uki.PHASES, DIGEST)
-    return Uki(artifact(name), DIGEST, DIGEST, b"der", "6.12.1", "ro", ways_of, phases)
+    return Uki(artifact(name), DIGEST, DIGEST, b"der", [DIGEST], "6.12.1", "ro", ways_of, phases)
 
 
 def arguments() -> dict[str, Any]:
