@@ -92,7 +92,7 @@ def authority() -> Path:
     return directory
 
 
-def _networked(product: str, authority: Path) -> Path:
+def _networked(product: str, authority: Path, instrumentation: Sequence[str] = ()) -> Path:
     """A release whose installer knows a provisioning server. Made here, unless it is there already."""
     version = "0.1.0-networked"
     enrolment = {
@@ -102,11 +102,12 @@ def _networked(product: str, authority: Path) -> Path:
         "secure_boot_keys": str(KEYS / product),
     }
     variables = {"product_version": version, "product_enrolment": enrolment}
+    variables["product_instrumentation"] = list(instrumentation)
     words = ["-i", "inventories/reference", "--limit", product, "-e", json.dumps(variables)]
     for playbook in (["playbooks/pki.yml"], ["playbooks/build.yml", "--skip-tags", "disk_image"]):
         done = ansible_playbook(ROOT, *playbook, *words)
         assert done.returncode == 0, done.stdout + done.stderr
-    return ROOT / "build" / product / version
+    return ROOT / "build" / product / (f"{version}+instrumented" if instrumentation else version)
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +120,12 @@ def networked_release(authority: Path) -> Path:
 def networked_server_release(authority: Path) -> Path:
     """Of product server."""
     return _networked("server", authority)
+
+
+@pytest.fixture(scope="session")
+def networked_instrumented_server_release(authority: Path) -> Path:
+    """Of product server, with a root shell."""
+    return _networked("server", authority, ["serial_root_shell"])
 
 
 @pytest.fixture(scope="session")

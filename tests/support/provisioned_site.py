@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.utils.vars import merge_hash
 from playing import COLLECTIONS
 from provisioning_server import INNER_NETWORK, NETWORK, ProvisioningServer
 
@@ -75,6 +76,7 @@ class Site:
 
     :param directory: for the inventory and for all that playbooks write.
     :param machines: how each host's machine is known.
+    :param more: what the site file says besides; lists are appended.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class Site:
         server: ProvisioningServer,
         releases: Sequence[Path],
         machines: Mapping[str, Mapping[str, Any]],
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory, self.report = directory, directory / "report.json"
-        self._inventory = directory / "inventory"
+        self._inventory, self._more = directory / "inventory", more or {}
         self._inventory.mkdir(parents=True)
+        self.file = self._inventory / "small.site.yml"
         self._url = server.url
         self.know(machines)
         boot = {
@@ -110,17 +114,17 @@ class Site:
 
     def know(self, machines: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the site file, with these machines."""
-        site = model(self._url, machines)
-        (self._inventory / "small.site.yml").write_text(yaml.safe_dump(site, sort_keys=False))
+        site = merge_hash(model(self._url, machines), self._more, recursive=True, list_merge="append")
+        self.file.write_text(yaml.safe_dump(site, sort_keys=False))
 
     def printed(self) -> str:
         """All that playbooks have said."""
         return "".join(path.read_text() for path in self.directory.glob("*.log"))
 
-    def play(self, name: str, *options: str) -> None:
-        """Run a playbook to its end, which has to be good."""
+    def play(self, name: str, *options: str) -> str:
+        """What a playbook has printed when it has ended, which has to be well."""
         with self.playing(name, *options) as playing:
-            playing.end(within=600)
+            return playing.end(within=600)
 
     @contextmanager
     def playing(self, name: str, *options: str) -> Iterator[Playing]:

@@ -98,13 +98,13 @@ def on_segment(release: Path, server: Server, directory: Path) -> MachineSpec:
     return replace(copy_with_raw_disk(release, directory), nics=(SegmentNic(group, port),), reboots=True)
 
 
-def build(version: str, **variables: Any) -> Path:
+def build(version: str, product: str = "gateway", **variables: Any) -> Path:
     """An instrumented release of this version. Made here, unless it is there already."""
     variables = {"product_version": version, "product_instrumentation": ["serial_root_shell"], **variables}
-    words = ["playbooks/build.yml", "-i", "inventories/reference", "--limit", "gateway", "--skip-tags", "disk_image"]
+    words = ["playbooks/build.yml", "-i", "inventories/reference", "--limit", product, "--skip-tags", "disk_image"]
     done = ansible_playbook(ROOT, *words, "-e", json.dumps(variables))
     assert done.returncode == 0, done.stdout + done.stderr
-    return ROOT / "build/gateway" / f"{version}+instrumented"
+    return ROOT / "build" / product / f"{version}+instrumented"
 
 
 def settle(shell: Shell) -> None:
@@ -129,9 +129,13 @@ def ask_for_updates(shell: Shell, server: Server) -> None:
     shell("chmod 755 /run/settings; chmod 644 /run/settings/*; mount --bind /run/settings /etc/vauban/update")
 
 
-def update(shell: Shell) -> str:
-    """Let the machine ask, and wait until it has installed what it was offered; return its journal."""
-    shell("systemctl start update-fetch.service; true", timeout=LATE)
+def update(shell: Shell, tries: int = 1) -> str:
+    """Let the machine ask, and wait until it has installed what it was offered; return its journal.
+
+    :param tries: how often it asks, until it gets an answer that it believes.
+    """
+    again = f"for i in $(seq {tries}); do systemctl start update-fetch.service && break; sleep 5; done; true"
+    shell(again, timeout=LATE)
     # Started by the first when that has ended well.
     shell("for i in 1 2 3 4 5; do systemctl is-active -q update-install.service && break; sleep 1; done; "
           "while systemctl show -P ActiveState update-install.service | grep -q activating; do sleep 2; done",
