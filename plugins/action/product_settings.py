@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import PRODUCT_NAME, RECIPIENT, ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
+    ESCROW,
+    PRODUCT_NAME,
+    RECIPIENT,
+    ProductKeys,
+)
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provisioning_server
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _escrow, _provisioning_server
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
 from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
@@ -35,6 +40,7 @@ class ActionModule(ControllerAction):
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
         "enrolment": {"type": "dict", "default": {}},
         "recipients": {"type": "list", "elements": "str", "default": []},
+        "threshold": {"type": "int", "default": 1},
         **SIGNING_SPEC,
     }
 
@@ -67,7 +73,7 @@ def problems(
     checks: list[Callable[[], Any]] = [partial(find_role, role) for role in arguments["roles"]]
     checks.append(partial(_data.hardware, arguments["hardware_profiles"], arguments["hardware_directories"]))
     checks.append(partial(_provisioning_server.parse, arguments["enrolment"]))
-    checks.append(partial(_recipients, arguments["recipients"]))
+    checks.append(partial(_recipients, arguments))
     checks.append(partial(_keys, arguments))
     for check in checks:
         try:
@@ -77,11 +83,16 @@ def problems(
     yield from _instrumentation(arguments["instrumentation"])
 
 
-def _recipients(recipients: Iterable[str]) -> None:
+def _recipients(arguments: Mapping[str, Any]) -> None:
+    """Of the product's own key, which may not be there yet, only that it will be one of them."""
+    recipients = arguments["recipients"]
     for recipient in recipients:
         if not RECIPIENT.fullmatch(recipient):
             remedy = "write public keys (age1...), as age-keygen -y prints them"
             raise FleetError(f"{recipient!r} is no age recipient", where="product_escrow_recipients", remedy=remedy)
+    keys = ProductKeys(Path(arguments["keys"]))
+    own = keys.recipient() if keys.public(ESCROW).exists() else "the product's key escrow"
+    _escrow.officers(own, recipients, arguments["threshold"])
 
 
 def _keys(arguments: Mapping[str, Any]) -> None:

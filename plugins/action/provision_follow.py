@@ -22,9 +22,9 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action imp
 )
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.follow import Follower, Row, Say, Sign
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.recovery import (
-    Officer,
+    Officers,
+    Opener,
     Unlocker,
-    require_identity,
 )
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service import Service
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
@@ -45,7 +45,8 @@ class ActionModule(ProvisionAction):
         "grace": {"type": "float", "default": 60.0},
         "pause": {"type": "float", "default": 5.0},
         "past": {"type": "list", "elements": "str", "default": []},
-        "identity": {"type": "path"},
+        "identity": {"type": "list", "elements": "path", "default": []},
+        "shares": {"type": "list", "elements": "path", "default": []},
         "escrow": {"type": "str"},
         "expected": {"type": "dict", "default": {}},
         "sdk": {"type": "path"},
@@ -57,8 +58,10 @@ class ActionModule(ProvisionAction):
         loaded = read_site(arguments)
         hosts = installed_hosts(loaded, arguments["hosts"])
         goal, issuer = arguments["goal"], _issuer(loaded, arguments)
-        if arguments["identity"] is not None:
-            require_identity(Path(arguments["identity"]))
+        officers = Officers(*([Path(each) for each in arguments[name]] for name in ("identity", "shares")))
+        brought = bool(officers.identities or officers.shares)
+        if brought:
+            officers.require()
         if arguments["check"] or self._task.check_mode:
             return {
                 "changed": False,
@@ -83,7 +86,7 @@ class ActionModule(ProvisionAction):
         def say(line: str) -> None:
             said.display(f"    {line}")
 
-        with self._unlocker(loaded, hosts, arguments, say) as unlocker:
+        with self._unlocker(loaded, hosts, officers if brought else None, arguments, say) as unlocker:
             found = self._follow(service, hosts, sign, say, unlocker, arguments)
         return {
             "changed": bool(signed),
@@ -98,17 +101,22 @@ class ActionModule(ProvisionAction):
 
     @contextmanager
     def _unlocker(
-        self, loaded: LoadedSite, hosts: Sequence[str], arguments: Mapping[str, Any], say: Say
+        self,
+        loaded: LoadedSite,
+        hosts: Sequence[str],
+        officers: Officers | None,
+        arguments: Mapping[str, Any],
+        say: Say,
     ) -> Iterator[Unlocker | None]:
-        """Only where an officer has brought his identity."""
-        if arguments["identity"] is None:
+        """Only where officers have brought something."""
+        if officers is None:
             yield None
             return
         machines = {name: loaded.plan.members[name].host.machine for name in hosts}
         eks = {name: each.ek_sha256 for name, each in machines.items() if each is not None and each.ek_sha256}
         with tempfile.TemporaryDirectory(prefix="vauban-unlock-") as temporary:
-            officer = Officer(Path(arguments["identity"]), sandbox_at(arguments["sdk"], Path(temporary)))
-            yield Unlocker(officer, eks, arguments["expected"], arguments["escrow"], say)
+            opener = Opener(officers, sandbox_at(arguments["sdk"], Path(temporary)))
+            yield Unlocker(opener, eks, arguments["expected"], arguments["escrow"], say)
 
     def _follow(
         self,

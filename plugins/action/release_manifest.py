@@ -24,7 +24,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest impor
 from ansible_collections.vauban.fleet.plugins.module_utils._image.packages import STATUS
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of, result_of
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind
-from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _escrow
 from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, point, sandbox_at
 
@@ -55,6 +55,7 @@ class ActionModule(StepAction):
         "state_places": {"type": "list", "elements": "dict", "required": True},
         "tpm_pcrs": {"type": "list", "elements": "int", "required": True},
         "recipients": {"type": "list", "elements": "str", "default": []},
+        "threshold": {"type": "int", "default": 1},
         "work": {"type": "path", "required": True},
     }
 
@@ -77,7 +78,7 @@ class ActionModule(StepAction):
             "sdk": digest_of(Path(arguments["sdk"])),
             "layer": digest_of(Path(arguments["layer"]) / "upper"),
             "lock file": _digest.of_file(Path(arguments["lock_file"])),
-            "settings": _digest.of_data({name: arguments[name] for name in (*told, "recipients")}),
+            "settings": _digest.of_data({name: arguments[name] for name in (*told, "recipients", "threshold")}),
             "keys": _digest.of_data([keys.certificate(name).fingerprint for name in _CERTIFICATES], keys.recipient()),
             "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in ("_image", "_boot"))),
             "schema": _digest.of_tree(COLLECTION / "files/schema"),
@@ -89,6 +90,7 @@ class ActionModule(StepAction):
         """The signature comes last: a directory without it is no release."""
         signer, work, directory = self._signer, Path(arguments["work"]), stage.output.parent
         keys = signer.keys
+        officers = _escrow.officers(keys.recipient(), arguments["recipients"], arguments["threshold"])
         sandbox = sandbox_at(arguments["sdk"], work)
         core, uki, installer, bundle = (Path(arguments[name]) for name in ("core", "uki", "installer", "bundle"))
         unsigned, boot_loader = work / "systemd-bootx64.efi", directory / "systemd-bootx64.efi"
@@ -135,7 +137,8 @@ class ActionModule(StepAction):
                 pcrs=arguments["tpm_pcrs"],
                 pcr_public_key=(keys.directory / "pcr.pub").read_text("utf-8"),
             ),
-            recipients={keys.recipient(), *arguments["recipients"]},
+            recipients=officers,
+            threshold=arguments["threshold"],
             certificates={name: keys.certificate(name).fingerprint for name in _CERTIFICATES},
             sbom=Artifact.of(sbom_file),
             provenance=Artifact.of(provenance_file),

@@ -37,6 +37,7 @@ _PLACES = {
 _OF_IMAGES = {
     *("product_author", "product_disk_size", "product_enrolment", "product_hardening_arguments"),
     *("product_escrow_recipients", "product_installation", "fleet_enrolment", "fleet_escrow_recipients"),
+    *("product_escrow_threshold", "fleet_escrow_threshold"),
     *("product_kernel_arguments", "product_root_format", "product_tpm_pcrs"),
 }
 # What the modules and templates of roles are run by.

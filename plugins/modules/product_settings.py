@@ -40,6 +40,10 @@ options:
     type: list
     elements: str
     default: []
+  threshold:
+    description: How many officers it takes to read a recovery key; the holder of the product's key C(escrow) is one.
+    type: int
+    default: 1
 extends_documentation_fragment:
   - vauban.fleet._build.hardware
   - vauban.fleet._build.signing

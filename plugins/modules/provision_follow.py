@@ -52,9 +52,20 @@ options:
     default: []
   identity:
     description:
-      - File on the controller with an officer's identity of age. With it machines that have the disk of their host, and
-        another board or TPM, are given its recovery key, if the site lists their EK and they show O(expected).
-    type: path
+      - Files on the controller with officers' identities of age. With them machines that have the disk of their host,
+        and another board or TPM, are given its recovery key, if the site lists their EK and they show O(expected).
+      - One opens a recovery key that is not shared. Of one that is shared, each opens its officer's share, and shares
+        in O(shares) that are encrypted to it.
+    type: list
+    elements: path
+    default: []
+  shares:
+    description:
+      - Files on the controller with shares of the recovery key that officers have decrypted, or directories of such
+        files.
+    type: list
+    elements: path
+    default: []
   escrow:
     description: Which recovery key, of a host that has several in escrow. The newest unless set.
     type: str
@@ -64,7 +75,7 @@ options:
     type: dict
     default: {}
   sdk:
-    description: The SDK, whose programs judge machines and encrypt. Required for O(identity).
+    description: The SDK, whose programs judge machines and encrypt. Required for O(identity) and O(shares).
     type: path
   check:
     description: Only look whether the authority can sign.

@@ -11,22 +11,39 @@ author: Vauban maintainers (@vauban)
 version_added: 0.4.0
 description:
   - Fetches a recovery key from escrow, which the service logs with the name of who asked, and decrypts it on the
-    controller with an officer's identity. It is written into a new file that only its owner reads, and nowhere else;
-    it is in no log and in no result.
-  - Runs on the provisioning server (C(delegate_to)), which never sees the identity or the key.
+    controller with an officer's identity; or, if the release shares it among officers, with those of several, or with
+    what they have decrypted elsewhere. It is written into a new file that only its owner reads, and nowhere else; it is
+    in no log and in no result.
+  - With O(shares_to) it decrypts nothing, and writes for each officer the share that he has to decrypt.
+  - Runs on the provisioning server (C(delegate_to)), which never sees identities, shares or the key.
 options:
   host:
     description: The host. The site need not have it any more.
     type: str
     required: true
   identity:
-    description: File on the controller with the identity of age. One with a passphrase has to be decrypted before.
+    description:
+      - Files on the controller with identities of age. Those with a passphrase have to be decrypted before.
+      - One opens a recovery key that is not shared. Of one that is shared, each opens its officer's share, and shares
+        in O(shares) that are encrypted to it.
+    type: list
+    elements: path
+    default: []
+  shares:
+    description:
+      - Files on the controller with shares that officers have decrypted, or directories of such files. A share that is
+        encrypted to one of O(identity) is decrypted.
+    type: list
+    elements: path
+    default: []
+  shares_to:
+    description:
+      - Directory on the controller that is made, with one file for each officer. It must not be there. What the files
+        hold is encrypted, each to its officer.
     type: path
-    required: true
   dest:
-    description: File on the controller that is made. It must not be there.
+    description: File on the controller that is made. It must not be there. Required unless O(shares_to) is set.
     type: path
-    required: true
   sdk:
     description: The SDK, whose age decrypts.
     type: path
@@ -38,7 +55,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - Looks for the identity, and asks the service for nothing, since that would be logged.
+      - Looks for identities and shares, and asks the service for nothing, since that would be logged.
   diff_mode:
     support: none
   idempotent:
@@ -56,11 +73,17 @@ EXAMPLES = r"""
     identity: /media/officer/identity.txt
     dest: /dev/shm/paris-files1.key
     sdk: build/sdk/current
+
+- name: Say what officers have to decrypt
+  vauban.fleet.provision_recover:
+    host: paris-files1
+    shares_to: /tmp/paris-files1.shares
+    sdk: build/sdk/current
 """
 
 RETURN = r"""
 path:
-  description: Where the key is.
+  description: Where the key is, or the shares are.
   returned: success
   type: str
   sample: /dev/shm/paris-files1.key
@@ -69,6 +92,17 @@ escrow:
   returned: success
   type: dict
   sample: {id: 0a1b, sha256: 2c3d, time: "2026-11-22T12:00:00Z", enrolment: 4e5f}
+threshold:
+  description: How many officers it takes.
+  returned: with O(shares_to)
+  type: int
+  sample: 2
+officers:
+  description: Their recipients.
+  returned: with O(shares_to)
+  type: list
+  elements: str
+  sample: [age1x, age1y, age1z]
 failure:
   description: What is wrong, where, and what to do; the message as data.
   returned: failure

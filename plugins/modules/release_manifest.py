@@ -73,6 +73,10 @@ options:
     type: list
     elements: str
     default: []
+  threshold:
+    description: How many of them it takes to read a recovery key, the holder of key C(escrow) among them.
+    type: int
+    default: 1
 extends_documentation_fragment:
   - vauban.fleet._build.sdk
   - vauban.fleet._build.tree

@@ -116,10 +116,10 @@ def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms
     enrolment.present(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
     assert enrolment.prove() == PROVEN
     wanted = enrolment.installation()
-    assert (wanted["host"], wanted["escrow"]) == ("one", {"recipients": RECIPIENTS})
+    assert (wanted["host"], wanted["escrow"]) == ("one", {"recipients": RECIPIENTS, "threshold": 1})
     enrolment.report("partition", 10, "everything on /dev/vda is erased", {})
     header = {"tokens": TOKENS, "key_slots": ["1", "2"]}
-    receipt = enrolment.escrow(age_file(), RECIPIENTS, header)
+    receipt = enrolment.escrow({"recovery_key": age_file(), **header}, RECIPIENTS)
 
     request = Machine(server).request().encode()
     signed: list[str] = []

@@ -23,7 +23,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._install import keeping
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.binding import qualifying_data
-from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.recovery import Officer, Unlocker
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.recovery import Officers, Opener, Unlocker
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service import Service
 
 pytestmark = pytest.mark.skipif(not SDK.exists(), reason=f"no SDK at {SDK}: run 'make build' or set FLEET_SDK")
@@ -94,7 +94,8 @@ def carrier(run: Run, sandbox: Sandbox, new: Tpm, tmp_path: Path) -> Callable[..
 
     def make(change: Change = lambda _question: None, **known: Any) -> Carrier:
         eks, expected = known.get("eks", {"one": new.sha256}), {"one": PREDICTED["installer"]}
-        return Carrier(Unlocker(Officer(tmp_path / "officer", sandbox), eks, expected, None, print), escrow, change)
+        opener = Opener(Officers([tmp_path / "officer"]), sandbox)
+        return Carrier(Unlocker(opener, eks, expected, None, print), escrow, change)
 
     return make
 

@@ -240,9 +240,10 @@ class Site:
         content = {"all": {"children": servers, "vars": variables}}
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(content))
 
-    def encrypt_to(self, *recipients: str) -> None:
+    def encrypt_to(self, *recipients: str, threshold: int = 1) -> None:
         """Let the release have other officers."""
-        (self.release / "manifest.json").write_text(json.dumps({**self.manifest, "escrow": {"recipients": recipients}}))
+        escrow = {"recipients": recipients, **({"threshold": threshold} if threshold > 1 else {})}
+        (self.release / "manifest.json").write_text(json.dumps({**self.manifest, "escrow": escrow}))
         _sign(self.release / "manifest.json", self.keys / "server")
 
     def write(self, site: Mapping[str, Any]) -> None:
@@ -279,6 +280,7 @@ class InstalledMachine(threading.Thread):
     :param start: called with what it measures when it starts.
     :param unlock: has its disk opened, if that is kept.
     :param once: true as soon as it is switched on.
+    :param recovery_key: what it gives into escrow, with ``shared`` if it takes several officers.
     :param until: the last state it brings itself to; ``failed`` reports a failure while it installs.
     """
 
@@ -293,6 +295,7 @@ class InstalledMachine(threading.Thread):
         start: Callable[[Mapping[int, str]], Any] = lambda _words: None,
         unlock: Callable[[InstalledMachine], None] | None = None,
         recovery_key: str | None = None,
+        shared: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> None:
         super().__init__(daemon=True)
@@ -307,6 +310,7 @@ class InstalledMachine(threading.Thread):
         self.start_with, self.unlock = start, unlock
         self.machine = Machine(site.server, release=release, predicted=self.predicted, **values)
         self.recovery_key = recovery_key or age_file()
+        self.shared = shared
         self.installation: dict[str, Any] = {}
         self.chain = b""
         self.configuration = b""
@@ -355,6 +359,8 @@ class InstalledMachine(threading.Thread):
         assert hashlib.sha256(self.configuration).hexdigest() == told["sha256"]
         recipients = self.installation["escrow"]["recipients"]
         body = machine.escrow_body(recipients=recipients, recovery_key=self.recovery_key)
+        if self.shared is not None:
+            body["shared"] = self.shared
         assert machine.escrow(body).status_code == 200
         for wanted in self.installation["certificates"]:
             self._certify(wanted)

@@ -139,6 +139,7 @@ def build_manifest(
     volume_group: str,
     state: State,
     recipients: Iterable[str],
+    threshold: int = 1,
     certificates: Mapping[str, str],
     sbom: Artifact,
     provenance: Artifact,
@@ -154,6 +155,7 @@ def build_manifest(
     :param lock_sha256: of the lock file.
     :param packages: those whose files are in the image (:func:`kept_packages`).
     :param recipients: age recipients of the recovery key.
+    :param threshold: how many of them it takes to open it.
     :param certificates: SHA-256 fingerprint by name of key.
     :param origin: the record that says of every file of the core where it comes from.
     :raises FleetError: names the key with an impossible value.
@@ -180,7 +182,7 @@ def build_manifest(
             "pcrs": sorted(state.pcrs),
             "pcr_public_key": state.pcr_public_key,
         },
-        "escrow": {"recipients": sorted(recipients)},
+        "escrow": {"recipients": sorted(recipients), **({"threshold": threshold} if threshold > 1 else {})},
         "certificates": {name: {"sha256": fingerprint} for name, fingerprint in certificates.items()},
         "sbom": asdict(sbom),
         "provenance": asdict(provenance),

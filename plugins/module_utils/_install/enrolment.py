@@ -109,16 +109,16 @@ class Enrolment:
         """Say how far the installation is."""
         self._own("POST", "/reports", {"phase": phase, "percent": percent, "line": line, "evidence": dict(evidence)})
 
-    def escrow(self, recovery_key: str, recipients: Sequence[str], header: Mapping[str, Any]) -> dict[str, str]:
+    def escrow(self, sealing: Mapping[str, Any], recipients: Sequence[str]) -> dict[str, str]:
         """Give the encrypted recovery key into escrow.
 
-        :param recovery_key: age, armoured.
-        :param header: ``tokens`` and ``key_slots`` of the LUKS2 header, as it will stay.
+        :param sealing: ``recovery_key`` (age, armoured), ``shared`` if it takes several officers to open it, and
+            ``tokens`` and ``key_slots`` of the LUKS2 header, as it will stay (:func:`state.enroll`).
         :returns: the receipt (``id``, ``sha256``, ``time``).
         :raises FleetError: there is no receipt for exactly what was sent.
         """
-        slots = {name: list(header[name]) for name in ("tokens", "key_slots")}
-        body = json.dumps({"recovery_key": recovery_key, "recipients": list(recipients), **slots}).encode()
+        given = {name: sealing[name] for name in ("recovery_key", "shared", "tokens", "key_slots") if name in sealing}
+        body = json.dumps({**given, "recipients": list(recipients)}).encode()
         answer = self._checked("PUT", "/escrow", body)
         receipt = answer.data(self._wire.url).get("receipt")
         if not isinstance(receipt, dict) or receipt.get("sha256") != hashlib.sha256(body).hexdigest():

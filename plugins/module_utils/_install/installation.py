@@ -169,14 +169,13 @@ class Installation:
     def _make_state(self, release: Release, core: Path) -> None:
         """The state volume. It is used only when its recovery key is where it belongs."""
         wanted = release.manifest["state"]
-        recipients = release.manifest["escrow"]["recipients"]
         key = state.new_key()
         with self._step("format state"):
             device = volumes.create_volume(release.manifest["volume_group"], "state", self.request.state_size)
             state.format_volume(device, key)
         with self._step("enroll keys") as evidence:
             bound = {"pcrs": wanted["pcrs"], "public_key": wanted["pcr_public_key"]}
-            sealing = state.enroll(device, key, **bound, recipients=recipients)
+            sealing = state.enroll(device, key, **bound, escrow=release.manifest["escrow"])
             evidence.update(sealing)
         if self.site is not None:
             with self._step("escrow recovery key") as evidence:

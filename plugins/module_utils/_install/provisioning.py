@@ -144,8 +144,7 @@ class Provisioning:
 
     def escrow(self, sealing: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give the recovery key away; the evidence is the receipt."""
-        recipients = self._wanted["escrow"]["recipients"]
-        receipt = self._enrolment.escrow(sealing["recovery_key"], recipients, sealing)
+        receipt = self._enrolment.escrow(sealing, self._wanted["escrow"]["recipients"])
         self._receipt = receipt["sha256"]
         return {"receipt": receipt}
 
@@ -212,8 +211,11 @@ class Provisioning:
         if wanted["release"] != applied:
             raise FleetError(f"host {host} is to become {_name(wanted['release'])}, and not {_name(applied)}")
         # The server hands keys over and keeps them. Who can read them is what the signer of the release said.
-        if sorted(wanted["escrow"]["recipients"]) != sorted(manifest["escrow"]["recipients"]):
+        told, signed = wanted["escrow"], manifest["escrow"]
+        if sorted(told["recipients"]) != sorted(signed["recipients"]):
             raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
+        if told.get("threshold", 1) != (wants := signed.get("threshold", 1)):
+            raise FleetError(f"the release was signed for {wants} of the escrow recipients together", where=host)
         return wanted
 
     def _written(self, sealed: Mapping[str, Any], applied: Mapping[str, str]) -> None:
@@ -249,7 +251,7 @@ class Provisioning:
             key,
             pcrs=bound["pcrs"],
             public_key=bound["pcr_public_key"],
-            recipients=manifest["escrow"]["recipients"],
+            escrow=manifest["escrow"],
             old=old,
         )
         self._keeping("escrow recovery key")

@@ -112,7 +112,15 @@ def parse(text: str) -> Mapping[str, Any]:
     for part in PARTS:
         if not _FILE_NAME.fullmatch(manifest[part]["file"]):
             raise FleetError(f"not a plain file name: {manifest[part]['file']!r}", where=f"{MANIFEST}: {part}.file")
+    _check_threshold(manifest["escrow"])
     return manifest
+
+
+def _check_threshold(escrow: Mapping[str, Any]) -> None:
+    """Of officers who open a recovery key together. Without it each does, alone."""
+    threshold, officers = escrow.get("threshold", 1), len(escrow["recipients"])
+    if not isinstance(threshold, int) or isinstance(threshold, bool) or not 1 <= threshold <= max(officers, 1):
+        raise FleetError(f"must be a number from 1 to {officers}: {threshold!r}", where=f"{MANIFEST}: escrow.threshold")
 
 
 def _check_shape(value: Any, shape: Any, path: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install import sharing
 
 MAPPER = "state"
 SECRETS = "/run"  # a tmpfs
@@ -70,20 +71,21 @@ def enroll(
     *,
     pcrs: Sequence[int],
     public_key: str,
-    recipients: Sequence[str],
+    escrow: Mapping[str, Any],
     old: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Give the volume a recovery key and let the TPM open it. The installation's own key still does, too.
 
     :param pcrs: registers bound literally; the signed policy on PCR 11 comes on top (systemd-cryptenroll(1)).
     :param public_key: PEM, of the key that signs the PCR 11 policies of this product's UKIs.
-    :param recipients: age recipients of the recovery key. It is encrypted here and never stored in clear.
+    :param escrow: ``recipients`` of age, and ``threshold``: how many of them it takes to open the recovery key (1
+        unless given). It is encrypted here and never stored in clear.
     :param old: key slots that will go (:func:`admit_key`).
     :returns: evidence: tokens and key slots that the header will have after :func:`seal`, and the encrypted recovery
-        key (armoured).
+        key (armoured), shared among officers if it takes several.
     :raises FleetError: no recipient, or the header does not end up as intended.
     """
-    if not recipients:
+    if not escrow["recipients"]:
         raise FleetError("no escrow recipient: the recovery key would be lost", where="manifest.json: escrow")
     with tempfile.TemporaryDirectory(prefix="seal-", dir=SECRETS) as name:
         unlock, public = Path(name) / "unlock", Path(name) / "public.pem"
@@ -94,10 +96,10 @@ def enroll(
         recovery = run([*enroll, "--recovery-key", device]).stdout.strip().encode()
         policy = [f"--tpm2-pcrs={bound(pcrs)}", f"--tpm2-public-key={public}", "--tpm2-public-key-pcrs=11"]
         run([*enroll, "--tpm2-device=auto", *policy, device])
-    escrowed = _encrypt(recovery, recipients)
+    escrowed = _escrowed(recovery, escrow["recipients"], escrow.get("threshold", 1))
     if not _opens(device, recovery):
         raise FleetError("the new recovery key does not open the volume", where=str(device))
-    return {**_header(device, without=[_OWN_SLOT, *old]), "recovery_key": escrowed, "pcrs": [*pcrs, 11]}
+    return {**_header(device, without=[_OWN_SLOT, *old]), **escrowed, "pcrs": [*pcrs, 11]}
 
 
 @contextmanager
@@ -168,12 +170,10 @@ def _register(number: int) -> str:
     return f"{number}:sha256={_ZERO}" if number in _EXPECTED_ZERO else str(number)
 
 
-def _encrypt(secret: bytes, recipients: Sequence[str]) -> str:
-    options = [word for recipient in recipients for word in ("--recipient", recipient)]
-    text = run(["age", "--encrypt", "--armor", *options], stdin=secret).stdout
-    if "BEGIN AGE ENCRYPTED FILE" not in text:
-        raise FleetError("age gave no encrypted recovery key")
-    return text
+def _escrowed(recovery: bytes, recipients: Sequence[str], threshold: int) -> dict[str, Any]:
+    if threshold > 1:
+        return sharing.share(recovery, recipients, threshold)
+    return {"recovery_key": sharing.encrypt(recovery, recipients)}
 
 
 def _opens(device: Path, key: bytes) -> bool:

@@ -35,6 +35,8 @@ class Release:
     """A release that is whole, and signed by whom the site believes.
 
     :param pcrs: the values that a machine has to show, by when it shows them.
+    :param recipients: of age, of those who read recovery keys.
+    :param threshold: how many of them it takes.
     """
 
     product: str
@@ -42,6 +44,7 @@ class Release:
     manifest_sha256: str
     pcrs: Mapping[str, Mapping[str, str]]
     recipients: tuple[str, ...]
+    threshold: int = 1
 
     @property
     def name(self) -> str:
@@ -82,8 +85,15 @@ def read_release(directory: Path, keys: Path, sandbox: Sandbox) -> Release:
         "installer": _demanded(expectation.of_installer(manifest)),
         "installed": _demanded(expectation.of_product(manifest)),
     }
-    recipients = tuple(manifest["escrow"]["recipients"])
-    return Release(manifest["product"], manifest["version"], hashlib.sha256(content).hexdigest(), pcrs, recipients)
+    escrow = manifest["escrow"]
+    return Release(
+        manifest["product"],
+        manifest["version"],
+        hashlib.sha256(content).hexdigest(),
+        pcrs,
+        tuple(escrow["recipients"]),
+        escrow.get("threshold", 1),
+    )
 
 
 def require_listed(plan: Plan, hosts: Iterable[str]) -> None:
@@ -153,6 +163,7 @@ def expectation_of(
         "disk": disk.rule,
         "sizes": sizes,
         "recipients": list(release.recipients),
+        "threshold": release.threshold,
         "configuration": {"sha256": configuration, "url": url} if configuration is not None else None,
         "certificates": [
             {

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 import pytest
-from enrolment import RECIPIENTS, Machine, age_file, armour
+from enrolment import RECIPIENTS, Machine, age_file, armour, expectation
 
 from vauban_enrolment import ageing
 
@@ -99,3 +99,80 @@ def test_a_recovery_key_outlives_the_enrolment(server: Any, machine: Machine) ->
     ageing.sweep(server.service)
     assert server.admin.get("/admin/v1/machines/one").json()["enrolments"] == []
     assert len(server.admin.get("/admin/v1/escrows/one").json()) == 1
+
+
+def shares(**changes: Any) -> dict[str, Any]:
+    """What it takes both officers to open."""
+    made = [
+        {"recipient": each, "share": age_file(recipients=1), "sha256": f"{number:02x}" * 32}
+        for number, each in enumerate(RECIPIENTS)
+    ]
+    return {"set": "ab" * 16, "threshold": 2, "shares": made, **changes}
+
+
+def body(machine: Machine, **changes: Any) -> dict[str, Any]:
+    return machine.escrow_body(recovery_key=age_file(recipients=1), shared=shares(**changes))
+
+
+@pytest.fixture
+def both(server: Any, machine: Machine) -> Machine:
+    """It takes both of the two officers."""
+    machine.advance("installing")
+    assert server.admin.put("/admin/v1/hosts/one", json=expectation(threshold=2)).status_code == 200
+    return machine
+
+
+def test_machine_is_told_how_many_officers_it_takes_and_gets_its_receipt(server: Any, both: Machine) -> None:
+    assert both.own("GET", "/installation").json()["escrow"] == {"recipients": RECIPIENTS, "threshold": 2}
+    raw = json.dumps(body(both)).encode()
+    answer = both.own("PUT", "/escrow", content=raw, headers={"Content-Type": "application/json"})
+    assert answer.json()["receipt"]["sha256"] == hashlib.sha256(raw).hexdigest()
+    (kept,) = server.admin.get("/admin/v1/escrows/one").json()
+    assert base64.b64decode(kept["document"]) == raw
+
+
+def test_receipt_of_shares_is_wanted_before_anything_is_written(both: Machine) -> None:
+    both.receipt = {"sha256": "00" * 32}
+    assert both.written().status_code == 409
+    both.escrow(body(both))
+    assert both.written(receipt="00" * 32).status_code == 422
+    assert both.written().status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"threshold": 3}, "takes 3 officers, and not 2"),
+        ({"shares": [shares()["shares"][0]] * 2}, "has shares for other recipients"),
+        ({"shares": [*shares()["shares"], shares()["shares"][0]]}, "has shares for other recipients"),
+        (
+            {"shares": [{**each, "recipient": name} for each, name in zip(shares()["shares"], "xy", strict=True)]},
+            None,
+        ),
+        ({"shares": [{**each, "sha256": "00" * 32} for each in shares()["shares"]]}, "has the same share twice"),
+        (
+            {"shares": [{**each, "share": "plain"} for each in shares()["shares"]]},
+            "a share that is not an armoured",
+        ),
+        (
+            {"shares": [{**each, "share": age_file(recipients=2)} for each in shares()["shares"]]},
+            "a share that is encrypted to 2 recipients, and not to 1",
+        ),
+    ],
+)
+def test_what_are_no_shares_is_refused(server: Any, both: Machine, changes: dict[str, Any], reason: str | None) -> None:
+    answer = both.escrow(body(both, **changes))
+    assert answer.status_code == 422
+    if reason is not None:
+        assert reason in server.last()["detail"]["reason"]
+    assert server.admin.get("/admin/v1/escrows/one").json() == []
+
+
+def test_neither_is_taken_in_place_of_the_other(server: Any, both: Machine) -> None:
+    assert both.escrow(both.escrow_body()).status_code == 422
+    assert server.last()["detail"]["reason"] == "is not shared, and should take 2 officers"
+    assert both.escrow(both.escrow_body(shared=shares())).status_code == 422
+    assert server.last()["detail"]["reason"] == "is encrypted to 2 recipients, and not to 1"
+    assert server.admin.put("/admin/v1/hosts/one", json=expectation()).status_code == 200
+    assert both.escrow(body(both)).status_code == 422
+    assert server.last()["detail"]["reason"] == "is shared among officers, and should not be"

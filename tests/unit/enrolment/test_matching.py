@@ -189,6 +189,8 @@ def test_what_changes_between_challenge_and_proof_counts(server: Any, another: A
         {"recipients": []},
         {"recipients": ["age1qqqqqqqqqqqqqq", "age1qqqqqqqqqqqqqq"]},
         {"recipients": ["AGE-SECRET-KEY-1"]},
+        {"threshold": 0},
+        {"threshold": 3},
         {"disk": {}},
         {"configuration": {"sha256": "cd" * 32, "url": "http://boot.example/one.tar"}},
         {"macs": ["52:54:00:00:00:01", "52:54:00:00:00:01"]},

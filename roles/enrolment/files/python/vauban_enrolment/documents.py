@@ -220,6 +220,7 @@ class EscrowTo(_Document):
     """To whom the recovery key is encrypted."""
 
     recipients: Annotated[list[Recipient], Field(min_length=1, max_length=16)]
+    threshold: int = Field(default=1, description="How many of them it takes to open it.")
 
 
 class Installation(_Document):
@@ -269,10 +270,27 @@ class UnlockOut(_Document):
     recovery_key: Annotated[str, StringConstraints(max_length=16_384)] = Field(description="age, armoured")
 
 
+class ShareOf(_Document):
+    """An officer's share of the identity that opens a recovery key."""
+
+    recipient: Recipient
+    share: Annotated[str, StringConstraints(max_length=4096)] = Field(description="age, armoured")
+    sha256: Sha256 = Field(description="Of the share itself, by which it is known again.")
+
+
+class Shared(_Document):
+    """What it takes several officers to open a recovery key with."""
+
+    set: Annotated[str, StringConstraints(pattern=ID_PATTERN)] = Field(description="Names this sharing.")
+    threshold: Annotated[int, Field(ge=2, le=16)]
+    shares: Annotated[list[ShareOf], Field(min_length=2, max_length=16)]
+
+
 class EscrowIn(_Document):
     """A recovery key, encrypted on the machine."""
 
     recovery_key: Annotated[str, StringConstraints(max_length=16_384)] = Field(description="age, armoured")
+    shared: Shared | None = Field(default=None, description="If no recipient opens it alone.")
     recipients: Annotated[list[Recipient], Field(max_length=16)]
     tokens: Annotated[list[PartName], Field(max_length=16)]
     key_slots: Annotated[list[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}$")]], Field(max_length=32)] = (
@@ -381,6 +399,9 @@ class Expectation(_Document):
         default_factory=dict
     )
     recipients: Annotated[list[Recipient], Field(min_length=1, max_length=16)]
+    threshold: int = Field(
+        default=1, ge=1, le=16, description="How many of the recipients it takes to open a recovery key."
+    )
     configuration: Configuration | None = None
     certificates: Annotated[list[Wanted], Field(max_length=8)] = Field(default_factory=list)
     reinstall: bool = False
@@ -402,6 +423,8 @@ class Expectation(_Document):
             raise ValueError("admit serial: needs serial, and ek_certificate")
         if self.admit != "listed" and self.ek_sha256 is not None:
             raise ValueError("ek_sha256: only with admit listed")
+        if self.threshold > len(self.recipients):
+            raise ValueError("threshold: there are fewer recipients")
         for name, values in (
             ("recipients", self.recipients),
             ("macs", self.macs),

@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 
-from vauban_enrolment.documents import EscrowIn, Expectation
+from vauban_enrolment.documents import EscrowIn, Expectation, Shared
 
 # systemd-cryptenroll(1) makes keys of 256 bits, written with 64 letters and seven dashes.
 SHORTEST = 64
@@ -35,7 +35,25 @@ def fault(escrow: EscrowIn, wanted: Expectation) -> str | None:
         return f"has tokens other than {' and '.join(tokens)}"
     if len(escrow.key_slots) != len(tokens) or len(set(escrow.key_slots)) != len(tokens):
         return f"has {len(escrow.key_slots)} key slots, and not one for each token"
-    return _ciphertext(escrow.recovery_key, len(wanted.recipients))
+    if wanted.threshold == 1:
+        if escrow.shared is not None:
+            return "is shared among officers, and should not be"
+        return _ciphertext(escrow.recovery_key, len(wanted.recipients))
+    if escrow.shared is None:
+        return f"is not shared, and should take {wanted.threshold} officers"
+    return _ciphertext(escrow.recovery_key, 1) or _shares(escrow.shared, wanted)
+
+
+def _shares(shared: Shared, wanted: Expectation) -> str | None:
+    """Why they are not one share for each officer, if so."""
+    if shared.threshold != wanted.threshold:
+        return f"takes {shared.threshold} officers, and not {wanted.threshold}"
+    if sorted(each.recipient for each in shared.shares) != sorted(wanted.recipients):
+        return "has shares for other recipients than asked for"
+    if len({each.sha256 for each in shared.shares}) != len(shared.shares):
+        return "has the same share twice"
+    faults = (_ciphertext(each.share, 1) for each in shared.shares)
+    return next((f"has a share that {fault}" for fault in faults if fault), None)
 
 
 def _ciphertext(text: str, recipients: int) -> str | None:

@@ -46,7 +46,7 @@ def hand_out(service: Service, caller: Caller, action: Action = Action.READ_INST
             ),
             disk=expectation.disk,
             sizes=expectation.sizes,
-            escrow=EscrowTo(recipients=expectation.recipients),
+            escrow=EscrowTo(recipients=expectation.recipients, threshold=expectation.threshold),
             configuration=expectation.configuration,
             certificates=expectation.certificates,
         )

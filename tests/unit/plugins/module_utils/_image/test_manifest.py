@@ -110,6 +110,13 @@ def test_order_of_arguments_does_not_reach_the_manifest() -> None:
     assert manifest.build_manifest(**given) == manifest.build_manifest(**arguments())
 
 
+def test_officers_who_open_keys_together_are_counted_in_the_manifest_and_those_who_do_it_alone_are_not() -> None:
+    alone, together = (manifest.build_manifest(**arguments(), threshold=number) for number in (1, 2))
+    assert alone == manifest.build_manifest(**arguments())
+    assert "threshold" not in alone["escrow"]
+    assert together["escrow"]["threshold"] == 2
+
+
 def test_package_outside_the_lock_file_is_refused() -> None:
     with pytest.raises(FleetError, match="bash=2"):
         manifest.kept_packages(LOCK, {"bash": "2"})
@@ -127,6 +134,8 @@ def test_package_outside_the_lock_file_is_refused() -> None:
         (("installer", "pcr", "4"), {"boot_loader": DIGEST}, "manifest.json: installer.pcr['4']"),
         (("packages", 0, "sha256"), None, "manifest.json: packages[0].sha256"),
         (("escrow", "recipients"), [], "manifest.json: escrow.recipients"),
+        (("escrow", "threshold"), 1, "manifest.json: escrow.threshold"),
+        (("escrow", "threshold"), 17, "manifest.json: escrow.threshold"),
         (("unknown",), 1, "manifest.json"),
     ],
 )

@@ -190,7 +190,7 @@ def test_recovery_key_without_a_good_receipt_is_an_error(
     enrolment = Enrolment(wire(), print)
     enrolment.present(RELEASE, {}, None)
     with pytest.raises(FleetError, match=said):
-        enrolment.escrow("age", ["age1x"], {"tokens": [], "key_slots": []})
+        enrolment.escrow({"recovery_key": "age", "tokens": [], "key_slots": []}, ["age1x"])
 
 
 def sha256(content: bytes) -> str:

@@ -88,6 +88,18 @@ def test_missing_key_is_named(path: str) -> None:
         ("uki", [], "manifest.json: uki: must be an object"),
         ("core.file", "../core", "manifest.json: core.file: not a plain file name"),
         ("core.file", "", "manifest.json: core.file: not a plain file name"),
+        (
+            "escrow",
+            {"recipients": ["age1"], "threshold": 2},
+            "escrow.threshold: must be a number from 1 to 1",
+        ),
+        (
+            "escrow",
+            {"recipients": ["age1", "age2"], "threshold": 0},
+            "manifest.json: escrow.threshold: must be a number",
+        ),
+        ("escrow", {"recipients": ["age1"], "threshold": True}, "manifest.json: escrow.threshold: must be a number"),
+        ("escrow", {"recipients": ["age1"], "threshold": "1"}, "manifest.json: escrow.threshold: must be a number"),
         ("uki.file", "a/b", "manifest.json: uki.file: not a plain file name"),
         ("uki.file", ".hidden", "manifest.json: uki.file: not a plain file name"),
         ("boot_loader.file", "/etc/passwd", "manifest.json: boot_loader.file: not a plain file name"),
