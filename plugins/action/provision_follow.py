@@ -37,7 +37,7 @@ class ActionModule(ProvisionAction):
 
     SPEC: ClassVar[dict[str, Any]] = {
         **SITE,
-        "goal": {"type": "str", "choices": [follow.INSTALLED, follow.WIPED], "default": follow.INSTALLED},
+        "goal": {"type": "str", "choices": list(follow.GOALS), "default": follow.INSTALLED},
         "issuing_key": {"type": "path"},
         "issuing_passphrase": {"type": "str", "no_log": True},
         "days": {"type": "int", "default": 365},
@@ -76,7 +76,7 @@ class ActionModule(ProvisionAction):
 
         def sign(host: str, name: str, request: str) -> str:
             if issuer is None:
-                raise FleetError("nobody signs for a machine whose disk is to be erased", where=host)
+                raise FleetError("nobody signs for a machine that is not installed", where=host)
             chain = issuer.issue(host, name, request)
             signed.append(f"{host} {name}")
             return chain

@@ -13,7 +13,8 @@ description:
   - Says, while it runs, what happens to each host. Signs certificate requests with the issuing authority of the site as
     they come, by the rules of role P(vauban.fleet.site_pki#role); keys never leave the controller, or the machine.
   - Machines that wait in quarantine are named.
-  - With O(goal=wiped) it follows machines while they erase their disks, and signs nothing.
+  - With O(goal=wiped) it follows machines while they erase their disks, with O(goal=repaired) while they repair them,
+    and signs nothing.
   - Ends when every host has come to its goal or has failed for good, or when there was no news for O(patience). Whether
     all came is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts.
@@ -21,7 +22,7 @@ options:
   goal:
     description: What the hosts are to come to.
     type: str
-    choices: [installed, wiped]
+    choices: [installed, repaired, wiped]
     default: installed
   issuing_key:
     description: Key of the issuing authority, on the controller. Required for O(goal=installed).

@@ -11,10 +11,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
+import yaml
 from provisioned import ROOT, Site
 from sdk import SDK
 
@@ -148,6 +149,20 @@ def test_recovery_key_that_the_service_has_changed_is_not_given_out(bench: Bench
     shares = opened(bench, escrow)
     answer = bench.join({**escrow, "recovery_key": other["recovery_key"]}, shares)
     assert "do not open the recovery key, which may have been changed" in answer["fault"]["message"]
+
+
+def test_installer_has_all_that_sharing_imports(bench: Bench, recipients: list[str]) -> None:
+    """Its initrd holds the files of the SDK that are listed, and no others."""
+    asked = {"key": KEY, "recipients": recipients, "threshold": 2}
+    loaded = "[m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)]"
+    code = f"{SHARE}\njson.dump({loaded}, open('{bench.directory}/loaded', 'w'))"
+    bench.run("python3", "-B", "-c", code, stdin=json.dumps(asked).encode())
+    listed = yaml.safe_load((ROOT / "files/initrd/installer.yml").read_text())["sdk_files"]
+    files = json.loads((bench.directory / "loaded").read_text())
+    assert any("SecretSharing" in file for file in files)
+    for file in files:
+        held = any(PurePath(file).match(each) or file.startswith(f"{each}/") for each in listed)
+        assert held or file.startswith("/run/lib/"), f"{file} is not in the installer"
 
 
 @pytest.fixture

@@ -274,7 +274,7 @@ class Site:
 
 class InstalledMachine(threading.Thread):
     """A machine from power-on to its first boot from the disk, as the installer and the host would do it; or one that
-    is told to erase its disk, and does.
+    is told to repair or to erase its disk, and does.
 
     :param after: seconds after which it is switched on.
     :param start: called with what it measures when it starts.
@@ -344,6 +344,13 @@ class InstalledMachine(threading.Thread):
         if machine.state() == "wiping":
             assert machine.begin_wipe().status_code == 204
             assert machine.wiped().status_code == 204
+            return
+        if machine.state() == "repairing":
+            assert machine.own("GET", "/repair").status_code == 200
+            if self.unlock is not None:
+                self.unlock(self)
+            done: dict[str, Any] = {name: {} for name in ("header", "file_system", "core", "boot")}
+            assert machine.report("repaired", manifest_sha256=machine.release["manifest_sha256"], **done).is_success
             return
         kept = machine.state() == "keeping"
         self.installation = machine.own("GET", "/keeping" if kept else "/installation").json()

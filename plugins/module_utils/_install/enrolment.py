@@ -18,8 +18,9 @@ from ansible_collections.vauban.fleet.plugins.module_utils._tpm.binding import N
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import EK, Quote
 
 PEM = "application/x-pem-file"
-# What a machine has shown to be: a host; one with the disk of its host; one that was a host, and is to erase its disk.
-PROVEN, KEEPING, WIPING = "proven", "keeping", "wiping"
+# What a machine has shown to be: a host; one with the disk of its host; one that is a host, and is to repair its disk;
+# one that was a host, and is to erase its disk.
+PROVEN, KEEPING, REPAIRING, WIPING = "proven", "keeping", "repairing", "wiping"
 _POLL = 10.0  # seconds; a service that has many to serve says more
 
 
@@ -70,7 +71,7 @@ class Enrolment:
     def prove(self) -> str:
         """Prove by the TPM that the machine is what it says, and runs what it says. Soon: a challenge ends.
 
-        :returns: :data:`PROVEN`, :data:`KEEPING` or :data:`WIPING`.
+        :returns: :data:`PROVEN`, :data:`KEEPING`, :data:`REPAIRING` or :data:`WIPING`.
         :raises FleetError: the service refuses the machine; it does not say why.
         """
         return self._prover()
@@ -100,6 +101,10 @@ class Enrolment:
         given = answer.data(self._wire.url)
         blob, secret = (base64.b64decode(given[name]) for name in ("credential_blob", "secret"))
         return tpm.activate(ak, blob, secret), str(given["recovery_key"])
+
+    def repair(self) -> dict[str, Any]:
+        """Which disk is to be repaired, of a machine that has proven itself to be :data:`REPAIRING`."""
+        return self._own("GET", "/repair")
 
     def wipe(self) -> dict[str, Any]:
         """Which disk is to be erased, of a machine that has proven itself to be :data:`WIPING`."""
@@ -163,7 +168,7 @@ class Enrolment:
         body = json.dumps({"credential": _text(credential), **proof}).encode()
         answer = self._wire.ask("POST", path, body, token=self.token)
         # A challenge is answered once. If the service's answer was lost, this one is out of order.
-        if answer.status == 409 and (state := self._own("GET", "")["state"]) in (PROVEN, KEEPING, WIPING):
+        if answer.status == 409 and (state := self._own("GET", "")["state"]) in (PROVEN, KEEPING, REPAIRING, WIPING):
             return str(state)
         return str(self._judge(answer, "POST", path).data(self._wire.url).get("state"))
 

@@ -24,16 +24,23 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     first_boot,
     hardware,
     keeping,
+    repairing,
     secure_boot,
     state,
     wiping,
 )
-from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import KEEPING, WIPING, Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import (
+    KEEPING,
+    REPAIRING,
+    WIPING,
+    Enrolment,
+)
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
     MANIFEST,
     PARTS,
     SIGNATURE,
+    open_release,
     verified_manifest,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
@@ -69,6 +76,17 @@ KEEP_STEPS = {
     "furnish state": 70,
     "seal state": 85,
     "enter boot loader": 95,
+}
+# The same of a disk that is repaired.
+REPAIR_STEPS = {
+    "find disk": 10,
+    "repair header": 15,
+    "open state": 20,
+    "repair file system": 30,
+    "download": 50,
+    "repair core": 70,
+    "repair boot files": 90,
+    "repaired": 100,
 }
 # The same of a disk that is erased.
 WIPE_STEPS = {"wipe": 10, "destroy keys": 20, "discard disk": 40, "clear tpm": 80, "wiped": 100}
@@ -130,6 +148,8 @@ class Provisioning:
             proven = self._enrolment.prove()
             if proven == WIPING:
                 return self._wipe(manifest["volume_group"]), "poweroff"
+            if proven == REPAIRING:
+                return self._repair(release, applied, manifest), "reboot"
             if proven == KEEPING:
                 return self._keep(applied, manifest), "reboot"
             return self._install(release, applied, manifest), "reboot"
@@ -269,6 +289,41 @@ class Provisioning:
     def _keeping(self, step: str) -> None:
         self._say(step)
         self._enrolment.report(step.replace(" ", "_"), KEEP_STEPS[step], step, {})
+
+    def _repair(self, release: Path, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
+        """Repair what a power cut or a worn disk has damaged. Keys stay as they are, and so does the host.
+
+        The data come first: what starts the machine is of no use without them.
+        """
+        if self._tpm is None:
+            raise FleetError("there is no TPM that the recovery key could be given to")
+        tpm, order = self._tpm, self._enrolment.repair()
+        host, evidence = str(order["host"]), {"manifest_sha256": applied["manifest_sha256"]}
+        self._say(f"this machine is {host}; its disk is to be repaired")
+        self._repairing("find disk")
+        disk, core, volume = repairing.find(order["disk"], manifest)
+        self._repairing("repair header")
+        found: dict[str, Any] = {"disk": str(disk), "header": repairing.header(volume)}
+        self._repairing("open state")
+        recovery = keeping.recovery_key(lambda made: self._enrolment.unlock(tpm, made), self._directory)
+        with repairing.unlocked(volume, recovery) as opened:
+            self._repairing("repair file system")
+            found["file_system"] = repairing.file_system(opened, thorough=bool(order["thorough"]))
+        self._repairing("download")
+        self._fetch_parts(release, manifest)
+        made = open_release(release, self._certificate)
+        self._repairing("repair core")
+        found["core"] = repairing.core(made, core)
+        self._repairing("repair boot files")
+        partition, new = repairing.boot_partition(disk)
+        files = boot_files.install(made, partition)
+        found["boot"] = {**files, "new_file_system": new, **boot_files.enter(disk.path, made.product)}
+        self._enrolment.report("repaired", REPAIR_STEPS["repaired"], repairing.summary(found), {**evidence, **found})
+        return f"REPAIRED {host}"
+
+    def _repairing(self, step: str) -> None:
+        self._say(step)
+        self._enrolment.report(step.replace(" ", "_"), REPAIR_STEPS[step], step, {})
 
     def _wipe(self, group: str) -> str:
         """Erase the disk of what was a host's machine. What TPM and firmware hold of it goes, too."""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Private to this collection: may change without notice.
-"""Follows hosts from switched off to installed, or to wiped: what to say when something happens, what came of it."""
+"""Follows hosts from switched off to installed, repaired or wiped: what to say as it happens, what came of it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ INSTALLED, WAITING, UNKNOWN = "installed", "waiting", "unknown"
 QUARANTINED, REFUSED, FAILED = "quarantined", "refused", "failed"
 ENDED = (REFUSED, FAILED)
 WIPING, WIPED = "wiping", "wiped"
+REPAIRING, REPAIRED = "repairing", "repaired"
+GOALS = (INSTALLED, REPAIRED, WIPED)
 UNDER_WAY = ("challenged", "proven", "keeping", "installing", "escrowed", "written")
 # Where a machine can be that is to erase its disk.
 _OBEYING = ("challenged", WIPING, *ENDED)
+# The same of one that is to repair it.
+_AT_REPAIR = ("challenged", REPAIRING, REPAIRED, *ENDED)
 COLUMNS = ("HOST", "CLASS", "STATE", "DONE", "SEEN", "WHAT IT SAID LAST")
 
 Say = Callable[[str], None]
@@ -55,14 +59,29 @@ class Row:
         return {"class": told.pop("trust"), **{key: value for key, value in told.items() if key != "host"}}
 
 
-def rows(fleet: Fleet, hosts: Iterable[str], reasons: Mapping[str, str], old: Iterable[str] = ()) -> list[Row]:
+def rows(
+    fleet: Fleet, hosts: Iterable[str], reasons: Mapping[str, str], old: Iterable[str] = (), goal: str = INSTALLED
+) -> list[Row]:
     """Where hosts are.
 
     :param reasons: why enrolments have ended.
     :param old: enrolments that count no more.
+    :param goal: what they are to come to.
     """
-    past = set(old)
-    return [_row(name, fleet.hosts.get(name), reasons, past) for name in hosts]
+    past, look = set(old), _repair_row if goal == REPAIRED else _row
+    return [look(name, fleet.hosts.get(name), reasons, past) for name in hosts]
+
+
+def _repair_row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], old: set[str]) -> Row:
+    """Such a host is installed, and stays so."""
+    if host is None:
+        return Row(name, "", UNKNOWN, line="the service does not know it")
+    trust, last = str(host["class"]), host["enrolment"]
+    if last is not None and last["id"] not in old and last["state"] in _AT_REPAIR:
+        return _under_way(name, trust, last, reasons)
+    if host["repair"]:
+        return Row(name, trust, WAITING, line="switch it on; its disk will be repaired")
+    return Row(name, trust, UNKNOWN, line="there is no order to repair its disk, or it has ended")
 
 
 def _row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], old: set[str]) -> Row:
@@ -74,8 +93,12 @@ def _row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], 
     if host["installed"] and not (host["reinstall"] or host["keep"] or host["wipe"]):
         return Row(name, trust, INSTALLED, 100, host["installed"], "", last["id"] if last else None)
     # The last one of a host that is to be installed anew is the one before.
-    if last is None or last["id"] in old or last["state"] == INSTALLED:
+    if last is None or last["id"] in old or last["state"] in (INSTALLED, REPAIRED):
         return Row(name, trust, WAITING, line="switch it on")
+    return _under_way(name, trust, last, reasons)
+
+
+def _under_way(name: str, trust: str, last: Mapping[str, Any], reasons: Mapping[str, str]) -> Row:
     state, line = str(last["state"]), str(last["line"] or "")
     if state in ENDED:
         line = reasons.get(last["id"]) or line
@@ -163,7 +186,7 @@ class Follower:
     def _look(self, fleet: Fleet) -> list[Row]:
         ended = ended_now(fleet, self.hosts) - self.past
         reasons = self.service.reasons(ended) if ended else {}
-        return rows(fleet, self.hosts, {**reasons, **self._denied}, self.past)
+        return rows(fleet, self.hosts, {**reasons, **self._denied}, self.past, self.goal)
 
     def _settled(self, row: Row, moment: float) -> bool:
         if row.state in (self.goal, UNKNOWN):

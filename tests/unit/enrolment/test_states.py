@@ -24,10 +24,12 @@ GOOD = {
     (State.CHALLENGED, Event.PROVE_TO_KEEP): State.KEEPING,
     (State.KEEPING, Event.ESCROW): State.ESCROWED,
     (State.WIPING, Event.WIPE): State.WIPED,
+    (State.CHALLENGED, Event.PROVE_TO_REPAIR): State.REPAIRING,
+    (State.REPAIRING, Event.REPAIR): State.REPAIRED,
     **{(state, Event.REFUSE): State.REFUSED for state in State},
     **{(state, Event.FAIL): State.FAILED for state in State},
 }
-ENDS = {State.INSTALLED, State.WIPED, State.REFUSED, State.FAILED}
+ENDS = {State.INSTALLED, State.REPAIRED, State.WIPED, State.REFUSED, State.FAILED}
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
@@ -72,3 +74,9 @@ def test_who_keeps_its_disk_is_never_told_to_install() -> None:
         State.CHALLENGED
     ]
     assert set(states.TRANSITIONS[State.KEEPING].values()) == {State.ESCROWED, State.REFUSED, State.FAILED}
+
+
+def test_who_repairs_its_disk_gets_its_key_and_nothing_else() -> None:
+    allowed = {action for action in Action if State.REPAIRING in states.ALLOWED[action]}
+    assert allowed == {Action.READ_REPAIR, Action.UNLOCK, Action.REPORT}
+    assert set(states.TRANSITIONS[State.REPAIRING].values()) == {State.REPAIRED, State.REFUSED, State.FAILED}

@@ -37,6 +37,7 @@ def host(name: str, enrolment: Mapping[str, Any] | None = None, **changes: Any) 
         "installed": None,
         "enrolled": False,
         "wipe": None,
+        "repair": None,
         "keep": False,
     }
     return {**told, "enrolment": enrolment, **changes}
@@ -49,9 +50,38 @@ def enrolment(state: str, **changes: Any) -> dict[str, Any]:
 
 def row(told: Mapping[str, Any], **more: Any) -> Row:
     (found,) = follow.rows(
-        Fleet({told["host"]: told}, [], []), [told["host"]], more.get("reasons", {}), more.get("old", ())
+        Fleet({told["host"]: told}, [], []),
+        [told["host"]],
+        more.get("reasons", {}),
+        more.get("old", ()),
+        more.get("goal", follow.INSTALLED),
     )
     return found
+
+
+MENDED: dict[str, Any] = {"installed": "2026-11-22T12:00:00Z"}
+REPAIR = {"ek_sha256": "ab" * 32, "expires": "2026-11-22T16:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        (host("a", enrolment("installed"), **MENDED), "unknown"),
+        (host("a", enrolment("installed"), **MENDED, repair=REPAIR), "waiting"),
+        (host("a", enrolment("repairing"), **MENDED, repair=REPAIR), "repairing"),
+        (host("a", enrolment("failed"), **MENDED, repair=REPAIR), "failed"),
+        (host("a", enrolment("repaired"), **MENDED), "repaired"),
+    ],
+)
+def test_where_a_host_is_that_repairs_its_disk(told: Mapping[str, Any], state: str) -> None:
+    assert row(told, goal=follow.REPAIRED).state == state
+    assert row(told).state == "installed", "it is that all the time"
+
+
+def test_earlier_repair_is_no_news() -> None:
+    again = host("a", enrolment("repaired"), **MENDED, repair=REPAIR)
+    assert row(again, goal=follow.REPAIRED, old=["e1"]).state == "waiting"
+    assert row({**again, "reinstall": True}).state == "waiting"
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime
 from typing import Annotated, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import admission, audit, unlocking, wiping
+from vauban_enrolment import admission, audit, repairing, unlocking, wiping
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
@@ -27,6 +28,7 @@ from vauban_enrolment.documents import (
     Expectation,
     Refusal,
     ReleaseContent,
+    RepairIn,
     StateOnly,
     UnlockOut,
 )
@@ -42,6 +44,7 @@ from vauban_enrolment.storage import (
     HostMac,
     Record,
     Release,
+    RepairOrder,
     WipeOrder,
 )
 
@@ -71,18 +74,21 @@ def list_machines(
 ) -> dict[str, Any]:
     """Every host with its last enrolment, in order of names, and what waits in quarantine or was refused."""
     with service.storage.read() as session:
-        return fleet(session, limit, after)
+        return fleet(session, service.clock(), limit, after)
 
 
-def fleet(session: Session, limit: int, after: str = "") -> dict[str, Any]:
+def fleet(session: Session, moment: datetime, limit: int, after: str = "") -> dict[str, Any]:
     """The fleet as it is."""
     hosts = list(session.scalars(select(Host).where(Host.name > after).order_by(Host.name).limit(limit)))
     named = select(Enrolment).where(Enrolment.host.in_([host.name for host in hosts])).order_by(Enrolment.created)
     last = {enrolment.host: enrolment for enrolment in session.scalars(named)}
     unnamed = select(Enrolment).where(Enrolment.host.is_(None)).order_by(Enrolment.created.desc()).limit(limit)
-    orders = {order.host: order for order in session.scalars(select(WipeOrder).order_by(WipeOrder.given))}
+    wipes = {order.host: order for order in session.scalars(select(WipeOrder).order_by(WipeOrder.given))}
+    repairs = {order.host: order for order in session.scalars(_repairs(moment))}
     return {
-        "hosts": [_host_line(host, last.get(host.name), orders.get(host.name)) for host in hosts],
+        "hosts": [
+            _host_line(host, last.get(host.name), wipes.get(host.name), repairs.get(host.name)) for host in hosts
+        ],
         "others": [_enrolment_line(enrolment) for enrolment in session.scalars(unnamed)],
     }
 
@@ -94,9 +100,10 @@ def read_machine(service: Asked, host: HostPath) -> dict[str, Any]:
         found = find_host(session, host)
         tries = list(session.scalars(select(Enrolment).where(Enrolment.host == host).order_by(Enrolment.created)))
         escrows = session.scalars(select(Escrow).where(Escrow.host == host).order_by(Escrow.time))
-        orders = session.scalars(select(WipeOrder).where(WipeOrder.host == host).order_by(WipeOrder.given.desc()))
+        wipes = session.scalars(select(WipeOrder).where(WipeOrder.host == host).order_by(WipeOrder.given.desc()))
+        repairs = session.scalars(_repairs(service.clock()).where(RepairOrder.host == host))
         return {
-            **_host_line(found, tries[-1] if tries else None, orders.first()),
+            **_host_line(found, tries[-1] if tries else None, wipes.first(), repairs.first()),
             "expectation": found.expectation,
             "enrolments": [
                 {**_enrolment_line(each), "hardware": each.hardware, "evidence": each.evidence} for each in tries
@@ -154,6 +161,7 @@ def forget_machine(service: Asked, by: By, host: HostPath, refusal: Refusal) -> 
             return {"changed": False}
         detail = {"reason": refusal.reason, "ek_sha256": found.ek_sha256}
         found.ek_sha256 = found.ak_public = found.installed = None
+        repairing.withdraw(session, found, by, service.clock(), refusal.reason)
         audit.append(session, service.clock(), Entry(by, "machine forgotten", None, host, detail))
     return {"changed": True}
 
@@ -170,6 +178,21 @@ def withdraw_wipe(service: Asked, by: By, host: HostPath, refusal: Refusal) -> d
     """The machine keeps its disk after all. One that has begun is stopped, and has lost its keys."""
     with service.storage.write() as session:
         return {"changed": wiping.withdraw(session, find_host(session, host), by, service.clock(), refusal.reason)}
+
+
+@router.put("/hosts/{host}/repair", responses=documented(404, 409))
+def order_repair(service: Asked, by: By, host: HostPath, order: RepairIn) -> dict[str, Any]:
+    """The machine that is the host is to repair its disk when it next starts the installer, if that is soon."""
+    with service.storage.write() as session:
+        return {"changed": repairing.give(service, session, find_host(session, host), by, order)}
+
+
+@router.post("/hosts/{host}/repair/withdraw", responses=documented(404))
+def withdraw_repair(service: Asked, by: By, host: HostPath, refusal: Refusal) -> dict[str, Any]:
+    """The machine leaves its disk as it is. One that has begun is told no more."""
+    with service.storage.write() as session:
+        found = find_host(session, host)
+        return {"changed": repairing.withdraw(session, found, by, service.clock(), refusal.reason)}
 
 
 @router.post("/enrolments/{id}/approve", responses=documented(404, 409))
@@ -327,7 +350,14 @@ def _find_enrolment(session: Session, id: str) -> Enrolment:
     return found
 
 
-def _host_line(host: Host, last: Enrolment | None, order: WipeOrder | None) -> dict[str, Any]:
+def _repairs(moment: datetime) -> Select[tuple[RepairOrder]]:
+    """Orders that count now."""
+    return select(RepairOrder).where(RepairOrder.expires > moment).order_by(RepairOrder.given)
+
+
+def _host_line(
+    host: Host, last: Enrolment | None, wipe: WipeOrder | None, repair: RepairOrder | None
+) -> dict[str, Any]:
     expectation = host.expectation
     return {
         "host": host.name,
@@ -338,7 +368,8 @@ def _host_line(host: Host, last: Enrolment | None, order: WipeOrder | None) -> d
         "keep": bool(expectation.get("keep")),
         "enrolled": host.ek_sha256 is not None or host.installed is not None,
         "installed": audit.stamp(host.installed) if host.installed else None,
-        "wipe": _wipe_line(order) if order else None,
+        "wipe": _wipe_line(wipe) if wipe else None,
+        "repair": {"ek_sha256": repair.ek_sha256, "expires": audit.stamp(repair.expires)} if repair else None,
         "enrolment": _enrolment_line(last) if last else None,
     }
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import ageing, matching, states, wiping
+from vauban_enrolment import ageing, matching, repairing, states, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import Accepted, Application, ChallengeOut, Status
 from vauban_enrolment.encoding import sha256, text
@@ -91,6 +91,8 @@ def _receive(service: Service, case: Case, verdict: matching.Verdict) -> Challen
         return None
     if isinstance(verdict, matching.Wipe):
         wiping.admit(case, verdict.host)
+    elif isinstance(verdict, matching.Repair):
+        repairing.admit(case, verdict.host)
     else:
         _admit(case, verdict.host)
     return _challenge(service, case) if case.state is State.CHALLENGED else None
@@ -152,7 +154,7 @@ def status(service: Service, caller: Caller) -> Status:
 
 def _own_host(enrolment: Enrolment) -> str | None:
     """A machine that has proven nothing does not learn which host it is taken for."""
-    return enrolment.host if enrolment.state in (*states.ACTING, *states.WIPES, State.INSTALLED) else None
+    return enrolment.host if enrolment.state in (*states.ACTING, *states.ORDERED, State.INSTALLED) else None
 
 
 def approve(service: Service, case: Case, name: str) -> None:
@@ -181,6 +183,8 @@ def _misapproved(service: Service, case: Case, host: Host) -> str | None:
         return verdict.reason
     if isinstance(verdict, matching.Wipe):
         return f"it is to be wiped, as the machine of {verdict.host}"
+    if isinstance(verdict, matching.Repair):
+        return f"it is to repair its disk, as the machine of {verdict.host}"
     if isinstance(verdict, matching.Quarantine) and verdict.hint not in (None, host.name):
         return f"it has serial number or MAC address of {verdict.hint}"
     if isinstance(verdict, matching.Admit) and verdict.host != host.name:

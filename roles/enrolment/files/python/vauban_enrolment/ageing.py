@@ -18,7 +18,7 @@ from vauban_enrolment.settings import Lifetimes
 from vauban_enrolment.states import Event, State
 from vauban_enrolment.storage import Counter, Enrolment
 
-_INSTALLING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, State.WIPING)
+_INSTALLING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, State.REPAIRING, State.WIPING)
 
 
 def sweep(service: Service) -> None:

@@ -52,7 +52,7 @@ def admin_app(service: Service) -> FastAPI:
     @app.get("/", include_in_schema=False)
     def read_page() -> HTMLResponse:
         with service.storage.read() as session:
-            fleet = admin.fleet(session, _HOSTS_ON_PAGE)
+            fleet = admin.fleet(session, service.clock(), _HOSTS_ON_PAGE)
         return HTMLResponse(_PAGE.get_template("fleet.html").render(fleet, limit=_HOSTS_ON_PAGE))
 
     @app.get("/fleet.css", include_in_schema=False)

@@ -253,6 +253,14 @@ class WipeOut(_Document):
     begun: DiskOf | None = Field(description="Which it was when its machine began before; nothing on it may say so.")
 
 
+class RepairOut(_Document):
+    """The order to repair a disk."""
+
+    host: str
+    disk: dict[str, Any] = Field(description="The rule that says which it is.")
+    thorough: bool = Field(description="Whether files may be lost by it.")
+
+
 class UnlockIn(QuoteIn):
     """Asks for the recovery key of a disk.
 
@@ -315,6 +323,7 @@ class ReceiptOut(_Document):
 class Report(_Document):
     """What the machine does. The first begins the installation; phases `written` and `failed` end it.
 
+    A machine that is to repair its disk says with phase `repaired` that it is done.
     A machine that is to erase its disk says with phase `wipe` which disk, and with `wiped` that it is done.
     """
 
@@ -350,6 +359,18 @@ class WipedEvidence(WipeBegun):
     discarded: bool
     boot_entries: list[str]
     tpm: dict[str, Any]
+
+
+class RepairedEvidence(BaseModel):
+    """What a report of phase `repaired` has to hold, among others: what was found, and what was done."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    manifest_sha256: Sha256
+    header: dict[str, Any]
+    file_system: dict[str, Any]
+    core: dict[str, Any]
+    boot: dict[str, Any]
 
 
 class NonceOut(_Document):
@@ -459,3 +480,10 @@ class Refusal(_Document):
     """Why. The machine is not told."""
 
     reason: Annotated[Line, Field(min_length=1)]
+
+
+class RepairIn(Refusal):
+    """That a disk is to be repaired."""
+
+    seconds: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = Field(description="How long the order counts.")
+    thorough: bool = Field(default=False, description="Whether files may be lost by it.")

@@ -12,7 +12,7 @@ import secrets
 from sqlalchemy import select
 
 from ansible_collections.vauban.fleet.plugins.module_utils._site import certificate_request
-from vauban_enrolment import audit, escrow, wiping
+from vauban_enrolment import audit, escrow, repairing, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
     EscrowIn,
@@ -136,7 +136,7 @@ def report(service: Service, caller: Caller, report: Report) -> None:
     """
     fault = None
     with service.acting(caller) as case:
-        if case.state is State.WIPED and report.phase == "wiped":
+        if (case.state, report.phase) in ((State.WIPED, "wiped"), (State.REPAIRED, "repaired")):
             return  # who has said it may say it again: the answer to the first time can be lost
         # Also who has proven nothing yet may say that it cannot go on.
         case.require(Event.FAIL if report.phase == "failed" else Action.REPORT)
@@ -148,6 +148,8 @@ def report(service: Service, caller: Caller, report: Report) -> None:
             case.go(Event.FAIL, report.line, evidence=report.evidence)
         elif report.phase == "written":
             fault = _written(case, report)
+        elif report.phase == "repaired":
+            fault = repairing.ended(case, report)
         elif report.phase == "wiped":
             fault = wiping.ended(case, report)
         elif report.phase == "wipe":

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from vauban_enrolment import matching
 from vauban_enrolment.documents import Expectation, ReleaseContent
 from vauban_enrolment.problems import missing
-from vauban_enrolment.storage import Enrolment, Host, HostMac, Release, WipeOrder
+from vauban_enrolment.storage import Enrolment, Host, HostMac, Release, RepairOrder, WipeOrder
 
 
 def expectation_of(host: Host) -> Expectation:
@@ -52,6 +53,12 @@ def to_be_wiped(session: Session, claim: matching.Claim) -> str | None:
     """The host whose machine with this EK is to be wiped, if there is such an order."""
     order = session.get(WipeOrder, claim.ek_sha256) if claim.ek_sha256 is not None else None
     return order.host if order is not None else None
+
+
+def to_be_repaired(session: Session, claim: matching.Claim, moment: datetime) -> str | None:
+    """The host whose machine with this EK is to repair its disk, if there is such an order now."""
+    order = session.get(RepairOrder, claim.ek_sha256) if claim.ek_sha256 is not None else None
+    return order.host if order is not None and order.expires > moment else None
 
 
 def other_release(session: Session, enrolment: Enrolment, host: Host) -> str | None:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import PlainTextResponse
 
-from vauban_enrolment import admission, installing, proving, unlocking, wiping
+from vauban_enrolment import admission, installing, proving, repairing, unlocking, wiping
 from vauban_enrolment.documents import (
     ID_PATTERN,
     NAME_PATTERN,
@@ -24,6 +24,7 @@ from vauban_enrolment.documents import (
     NonceOut,
     Proof,
     ReceiptOut,
+    RepairOut,
     Report,
     StateOnly,
     Status,
@@ -116,6 +117,12 @@ def ask_to_unlock(service: Asked, by: By, unlock: UnlockIn) -> Response:
 def read_unlock(service: Asked, by: By) -> UnlockOut | Response:
     """Fetch the recovery key that was asked for."""
     return unlocking.read(service, by) or Response(status_code=202)
+
+
+@router.get("/enrolments/{id}/repair", responses=documented(401, 404, 409))
+def read_repair(service: Asked, by: By) -> RepairOut:
+    """Which disk is to be repaired, and how; for machines that are a host, and have proven it."""
+    return repairing.hand_out(service, by)
 
 
 @router.get("/enrolments/{id}/wipe", responses=documented(401, 404, 409))

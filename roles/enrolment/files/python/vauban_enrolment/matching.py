@@ -58,6 +58,13 @@ class Wipe:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """It is this host, and is to repair its disk, once it has proven that it holds its EK. It gets nothing else."""
+
+    host: str
+
+
+@dataclass(frozen=True)
 class Quarantine:
     """Unknown. An admin may say what it is; ``hint`` is the host it says it is."""
 
@@ -73,17 +80,20 @@ class Refuse:
     host: str | None = None
 
 
-Verdict = Admit | Wipe | Quarantine | Refuse
+Verdict = Admit | Wipe | Repair | Quarantine | Refuse
 
 
-def judge(claim: Claim, hosts: Sequence[Known], wiped: str | None = None) -> Verdict:
+def judge(claim: Claim, hosts: Sequence[Known], wiped: str | None = None, repaired: str | None = None) -> Verdict:
     """Match a machine with the hosts of the site.
 
     :param wiped: the host whose machine with this EK is to be wiped. That comes first: whoever the site lists it for,
         what is on its disk is of that host.
+    :param repaired: the host whose machine with this EK is to repair its disk.
     """
     if wiped is not None:
         return Wipe(wiped)
+    if repaired is not None:
+        return Repair(repaired)
     hinted = [host for host in hosts if host.hinted_by(claim)]
     if len(hinted) > 1:
         names = ", ".join(sorted(host.name for host in hinted))

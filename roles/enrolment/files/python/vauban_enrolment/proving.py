@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from vauban_enrolment import matching, states, wiping
+from vauban_enrolment import matching, repairing, states, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import Attestation, NonceOut, Proof, QuoteIn
 from vauban_enrolment.encoding import sha256, text
@@ -37,8 +37,10 @@ def prove(service: Service, caller: Caller, proof: Proof) -> State:
         case.spend()
         if reason is not None:
             case.go(Event.REFUSE, reason)
-        elif isinstance(service.judge.match(case), matching.Wipe):
+        elif isinstance(verdict := service.judge.match(case), matching.Wipe):
             wiping.accept(case)
+        elif isinstance(verdict, matching.Repair):
+            repairing.accept(case)
         elif case.expectation.keep:
             accept(case, Event.PROVE_TO_KEEP, "TPM and registers are proven; its disk is kept")
         else:
@@ -63,7 +65,7 @@ def _no_longer(judge: Judge, case: Case) -> str | None:
     verdict = judge.match(case)
     if isinstance(verdict, matching.Refuse):
         return verdict.reason
-    if isinstance(verdict, matching.Wipe):
+    if isinstance(verdict, matching.Wipe | matching.Repair):
         return unknown_release(case.session, enrolment)
     if isinstance(verdict, matching.Admit) and verdict.host != host.name:
         return f"it is {verdict.host} now"

@@ -21,6 +21,8 @@ class State(StrEnum):
     ESCROWED = "escrowed"  # its recovery key is kept
     WRITTEN = "written"  # the installer has finished
     INSTALLED = "installed"  # booted from its disk and proved it
+    REPAIRING = "repairing"  # is a host; has proven that, and is to repair its disk
+    REPAIRED = "repaired"  # has done that; it is the host as before
     WIPING = "wiping"  # was a host; has proven that, and is to erase its disk
     WIPED = "wiped"  # has erased it, and is nobody
     REFUSED = "refused"  # by us, or by an admin
@@ -34,11 +36,13 @@ class Event(StrEnum):
     APPROVE_WITHOUT_TPM = "approve_without_tpm"  # nothing can be proven, so the approval is all there is
     PROVE = "prove"
     PROVE_TO_KEEP = "prove_to_keep"  # the same proof, of a machine that has the disk of its host
+    PROVE_TO_REPAIR = "prove_to_repair"  # the same proof, of a machine that is to repair its disk
     PROVE_TO_WIPE = "prove_to_wipe"  # the same proof, of a machine that is to erase its disk
     BEGIN = "begin"
     ESCROW = "escrow"
     WRITE = "write"
     ATTEST = "attest"
+    REPAIR = "repair"
     WIPE = "wipe"
     REFUSE = "refuse"
     FAIL = "fail"
@@ -54,6 +58,7 @@ class Action(StrEnum):
     READ_CERTIFICATE = "read a certificate"
     REPORT = "report"
     READ_NONCE = "read a nonce"
+    READ_REPAIR = "read the order to repair"
     READ_WIPE = "read the order to wipe"
 
 
@@ -67,6 +72,7 @@ _STEPS: Mapping[State, Mapping[Event, State]] = {
     State.CHALLENGED: {
         Event.PROVE: State.PROVEN,
         Event.PROVE_TO_KEEP: State.KEEPING,
+        Event.PROVE_TO_REPAIR: State.REPAIRING,
         Event.PROVE_TO_WIPE: State.WIPING,
     },
     # An installer that knows nothing of it asks for an installation, and gets none: it would erase the disk.
@@ -75,6 +81,7 @@ _STEPS: Mapping[State, Mapping[Event, State]] = {
     State.INSTALLING: {Event.ESCROW: State.ESCROWED},
     State.ESCROWED: {Event.WRITE: State.WRITTEN},
     State.WRITTEN: {Event.ATTEST: State.INSTALLED},
+    State.REPAIRING: {Event.REPAIR: State.REPAIRED},
     State.WIPING: {Event.WIPE: State.WIPED},
 }
 _ENDING: Mapping[Event, State] = {Event.REFUSE: State.REFUSED, Event.FAIL: State.FAILED}
@@ -88,16 +95,18 @@ UNPROVEN = (State.QUARANTINED, State.CHALLENGED)
 UNFINISHED = tuple(state for state in State if TRANSITIONS[state])
 # Those whose machine acts as the host: two of them would be two machines with one name.
 ACTING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, State.WRITTEN)
-WIPES = (State.WIPING, State.WIPED)
+# Those whose machine is told what to do with its disk, and nothing else.
+ORDERED = (State.REPAIRING, State.REPAIRED, State.WIPING, State.WIPED)
 
 ALLOWED: Mapping[Action, tuple[State, ...]] = {
     Action.READ_INSTALLATION: (State.PROVEN, State.INSTALLING, State.ESCROWED),
     Action.READ_KEEPING: (State.KEEPING,),
-    Action.UNLOCK: (State.KEEPING,),
+    Action.UNLOCK: (State.KEEPING, State.REPAIRING),
     Action.REQUEST_CERTIFICATE: (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED),
     Action.READ_CERTIFICATE: ACTING,
-    Action.REPORT: (*ACTING, State.WIPING),
+    Action.REPORT: (*ACTING, State.REPAIRING, State.WIPING),
     Action.READ_NONCE: (State.WRITTEN,),
+    Action.READ_REPAIR: (State.REPAIRING,),
     Action.READ_WIPE: (State.WIPING,),
 }
 

@@ -169,6 +169,18 @@ class WipeOrder(Base):
     begun: Mapped[dict[str, Any] | None]  # the disk itself, once its machine has chosen it
 
 
+class RepairOrder(Base):
+    """That the machine with this TPM is to repair its disk. It is gone when that is done, and counts until it ends."""
+
+    __tablename__ = "repair_orders"
+    ek_sha256: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(ForeignKey("hosts.name"), index=True)
+    reason: Mapped[str]
+    thorough: Mapped[bool]
+    given: Mapped[datetime]
+    expires: Mapped[datetime]
+
+
 class Unlock(Base):
     """A machine asks for the recovery key of its disk, and what somebody who could read the key has answered. Only that
     machine, in the same run of its installer, can read the answer."""

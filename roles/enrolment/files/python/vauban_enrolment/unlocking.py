@@ -11,20 +11,21 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import audit
+from vauban_enrolment import audit, repairing
 from vauban_enrolment.audit import Entry
+from vauban_enrolment.case import Case
 from vauban_enrolment.documents import UnlockIn, UnlockOut
 from vauban_enrolment.encoding import sha256, text
 from vauban_enrolment.problems import missing
 from vauban_enrolment.service import Caller, Service
-from vauban_enrolment.states import Action, State
+from vauban_enrolment.states import ALLOWED, Action, State
 from vauban_enrolment.storage import Enrolment, Unlock
 
 
 def ask(service: Service, caller: Caller, given: UnlockIn) -> None:
     """Keep the question. Another one takes its place: the machine has forgotten what it made the first with."""
     with service.acting(caller) as case:
-        case.require(Action.UNLOCK)
+        _require(case)
         content = given.model_dump(mode="json")
         kept = case.session.get(Unlock, case.enrolment.id)
         if kept is not None and kept.request == content:
@@ -39,11 +40,18 @@ def read(service: Service, caller: Caller) -> UnlockOut | None:
     :raises Problem: 404 it was not asked for.
     """
     with service.acting(caller) as case:
-        case.require(Action.UNLOCK)
+        _require(case)
         kept = case.session.get(Unlock, case.enrolment.id)
         if kept is None:
             raise missing()
         return None if kept.answer is None else UnlockOut.model_validate(kept.answer)
+
+
+def _require(case: Case) -> None:
+    """A machine that is to repair its disk has its time for that."""
+    case.require(Action.UNLOCK)
+    if case.state is State.REPAIRING:
+        repairing.require_order(case)
 
 
 def waiting(session: Session) -> list[dict[str, Any]]:
@@ -51,7 +59,7 @@ def waiting(session: Session) -> list[dict[str, Any]]:
     rows = session.execute(
         select(Unlock, Enrolment)
         .join(Enrolment, Enrolment.id == Unlock.enrolment)
-        .where(Unlock.answer.is_(None), Enrolment.state == State.KEEPING)
+        .where(Unlock.answer.is_(None), Enrolment.state.in_(ALLOWED[Action.UNLOCK]))
         .order_by(Unlock.time)
     )
     return [
@@ -72,7 +80,7 @@ def answer(service: Service, session: Session, id: str, given: UnlockOut, actor:
     :raises Problem: 404 nobody asks.
     """
     enrolment, kept = session.get(Enrolment, id), session.get(Unlock, id)
-    if enrolment is None or kept is None or enrolment.state != State.KEEPING:
+    if enrolment is None or kept is None or enrolment.state not in ALLOWED[Action.UNLOCK]:
         raise missing()
     kept.answer = given.model_dump(mode="json")
     detail = {"recipient": kept.request["recipient"], "sha256": sha256(given.recovery_key.encode())}

@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning
+from ansible_collections.vauban.fleet.plugins.module_utils._install import boot_files, keeping, provisioning, repairing
+from ansible_collections.vauban.fleet.plugins.module_utils._install.disks import Disk
+from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import REPAIR_STEPS, Provisioning
+from ansible_collections.vauban.fleet.plugins.module_utils._install.release import Release
 
 RELEASE = {"product": "server", "version": "1.0", "manifest_sha256": "ab" * 32}
 ALONE: dict[str, Any] = {"recipients": ["age1a", "age1b", "age1c"]}
@@ -39,3 +45,104 @@ def test_officers_of_the_release_are_taken(told: dict[str, Any], signed: dict[st
 def test_server_cannot_make_one_officer_enough(told: dict[str, Any], signed: dict[str, Any], said: str) -> None:
     with pytest.raises(FleetError, match=said):
         take(told, signed)
+
+
+class Service:
+    """The enrolment service, to a machine that is to repair its disk."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[str, int, str, dict[str, Any]]] = []
+
+    def repair(self) -> dict[str, Any]:
+        return {"host": "one", "disk": {"serial": "S1"}, "thorough": False}
+
+    def unlock(self, _tpm: Any, recipient: str) -> tuple[bytes, str]:
+        return b"secret", f"for {recipient}"
+
+    def report(self, phase: str, percent: int, line: str, evidence: dict[str, Any]) -> None:
+        self.reports.append((phase, percent, line, dict(evidence)))
+
+
+@pytest.fixture
+def repair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[str, Service, list[str]]]:
+    """Have an installer repair a disk; what it says at its end, what the service hears, and what was done in order."""
+    disk = Disk(Path("/dev/sda"), 1 << 35, "S1", "", "sata", "", False, (), False)
+    done: list[str] = []
+
+    def note(name: str, result: Any) -> Callable[..., Any]:
+        def call(*_arguments: Any, **_options: Any) -> Any:
+            done.append(name)
+            return result
+
+        return call
+
+    @contextmanager
+    def unlocked(_volume: Path, recovery: bytes) -> Iterator[Path]:
+        done.append(f"open with {recovery.decode()}")
+        yield Path("/dev/mapper/state")
+        done.append("close")
+
+    def call(**changes: Any) -> tuple[str, Service, list[str]]:
+        found = {
+            "header": {"first": True, "second": True},
+            "file_system": {"corrected": False, "count": ""},
+            "core": {"written": False},
+            **changes,
+        }
+        monkeypatch.setattr(repairing, "find", note("find", (disk, Path("/core"), Path("/state"))))
+        for name, result in found.items():
+            monkeypatch.setattr(repairing, name, note(name, result))
+        monkeypatch.setattr(repairing, "unlocked", unlocked)
+        monkeypatch.setattr(repairing, "boot_partition", note("boot partition", (Path("/dev/sda1"), False)))
+        monkeypatch.setattr(keeping, "recovery_key", lambda unlock, _directory: unlock("age1x")[1].encode())
+        monkeypatch.setattr(boot_files, "install", note("boot files", {"files": {"uki": "ab"}}))
+        monkeypatch.setattr(boot_files, "enter", note("boot entry", {"boot_order": "0001"}))
+        monkeypatch.setattr(provisioning, "open_release", lambda *_where: Release(tmp_path, {"product": "server"}))
+        installer = Provisioning.__new__(Provisioning)
+        service = Service()
+        values = {"_enrolment": service, "_tpm": object(), "_directory": tmp_path, "_certificate": tmp_path}
+        values |= {"_say": lambda _line: None, "_fetch_parts": note("download", None)}
+        for name, value in values.items():
+            setattr(installer, name, value)
+        return installer._repair(tmp_path, RELEASE, {}), service, done
+
+    return call
+
+
+def test_repair_comes_to_the_data_first_and_tells_what_it_found(
+    repair: Callable[..., tuple[str, Service, list[str]]],
+) -> None:
+    said, service, done = repair()
+    assert said == "REPAIRED one"
+    assert done == [
+        "find",
+        "header",
+        "open with for age1x",
+        "file_system",
+        "close",
+        "download",
+        "core",
+        "boot partition",
+        "boot files",
+        "boot entry",
+    ]
+    assert [(phase.replace("_", " "), percent) for phase, percent, *__ in service.reports] == list(REPAIR_STEPS.items())
+    phase, _percent, line, evidence = service.reports[-1]
+    assert (phase, line) == ("repaired", "whole; boot files are placed anew")
+    assert evidence == {
+        "manifest_sha256": RELEASE["manifest_sha256"],
+        "disk": str(Disk(Path("/dev/sda"), 1 << 35, "S1", "", "sata", "", False, (), False)),
+        "header": {"first": True, "second": True},
+        "file_system": {"corrected": False, "count": ""},
+        "core": {"written": False},
+        "boot": {"files": {"uki": "ab"}, "new_file_system": False, "boot_order": "0001"},
+    }
+
+
+def test_what_was_repaired_stands_in_the_line(repair: Callable[..., tuple[str, Service, list[str]]]) -> None:
+    _said, service, _done = repair(
+        header={"first": False, "second": True}, file_system={"corrected": True, "count": ""}, core={"written": True}
+    )
+    assert service.reports[-1][2] == (
+        "repaired: first copy of the header, file system, core; boot files are placed anew"
+    )
