@@ -1,0 +1,82 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A disk that has taken harm: its machine does not start, is repaired over the network, and starts by itself again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bare import FAILED, bare_machine, state
+from disks import cut_out, flip, overwrite, partitions, volumes
+from machines import BOOT_TIMEOUT, DEFAULT_TARGET, Boot, reach, read_manifest
+from provisioned_site import GATEWAY, GATEWAY_INNER_MAC, GATEWAY_MAC, SERVER, Site
+from provisioning_server import ProvisioningServer
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import SegmentNic
+
+pytestmark = pytest.mark.extended
+
+
+def test_damaged_disk_is_repaired(
+    server: ProvisioningServer,
+    networked_release: Path,
+    keys: ProductKeys,
+    sandbox: Sandbox,
+    boot: Boot,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "machine").mkdir()
+    inner = SegmentNic(*server.inner, mac=GATEWAY_INNER_MAC)
+    bare = bare_machine(sandbox, keys, tmp_path / "machine", server.segment, GATEWAY_MAC, others=[inner])
+    from_disk = replace(bare.spec, nics=tuple(replace(nic, bootindex=None) for nic in bare.spec.nics))
+    known: dict[str, dict[str, Any]] = {GATEWAY: {"class": "software_tpm", "ek_sha256": bare.ek_sha256}, SERVER: {}}
+    site = Site(tmp_path / "site", server, [networked_release], known)
+    site.play("site_pki", "-e", "site_pki_verb=create")
+    switch_on = f"Switch on, with the network as boot source: {GATEWAY}"
+    with site.playing("provision", "--limit", GATEWAY) as provisioning:
+        provisioning.wait_for(switch_on, within=180)
+        with boot(bare.spec) as machine:
+            machine.serial.wait_for(f"INSTALLED {GATEWAY}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
+            machine.wait_exit(BOOT_TIMEOUT)
+        with boot(from_disk):
+            provisioning.end(within=BOOT_TIMEOUT)
+
+    disk, volume = bare.spec.disks[0].path, tmp_path / "volume"
+    manifest, parts = read_manifest(networked_release), volumes(disk)
+    core = parts[f"core_{manifest['version']}"]
+
+    def slots() -> list[str]:
+        cut_out(disk, parts["state"], volume)
+        words = ["cryptsetup", "luksDump", "--dump-json-metadata", "/run/volume"]
+        dumped = json.loads(sandbox.run(words, binds=[Bind(volume, "/run/volume")]).stdout)
+        return sorted(dumped["keyslots"])
+
+    before = slots()
+    overwrite(disk, parts["state"].offset, bytes(4096))  # the first copy of the header
+    flip(disk, core.offset + 4096)
+    overwrite(disk, partitions(disk)[0].offset, bytes(1 << 20))  # where the boot loader's file system begins
+    words = ["-e", "reason=damaged", "-e", f"identity={keys.private('escrow')}"]
+    with site.playing("repair", "--limit", GATEWAY, *words) as repairing:
+        repairing.wait_for(switch_on, within=180)
+        with boot(bare.spec) as machine:
+            machine.serial.wait_for(f"REPAIRED {GATEWAY}", timeout=BOOT_TIMEOUT, fail_on=[FAILED, "INSTALLED"])
+            machine.wait_exit(BOOT_TIMEOUT)
+        repairing.end(within=BOOT_TIMEOUT)
+    said, line = state(server, GATEWAY)
+    assert said == "repaired"
+    assert all(each in line for each in ("first copy of the header", "core", "EFI system partition"))
+    assert slots() == before
+    with disk.open("rb") as stream:
+        stream.seek(core.offset)
+        assert hashlib.sha256(stream.read(manifest["core"]["size"])).hexdigest() == manifest["core"]["sha256"]
+    with boot(from_disk) as machine:
+        reach(machine, DEFAULT_TARGET)
+    assert "AGE-SECRET-KEY" not in server.journal() + site.printed()
