@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._lock import locked
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
-from ansible_collections.vauban.fleet.plugins.module_utils._update import channel
+from ansible_collections.vauban.fleet.plugins.module_utils._update import channel, patch
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._signer import SIGNING_SPEC, Signer
-from ansible_collections.vauban.fleet.plugins.plugin_utils._step import sandbox_at
+from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, sandbox_at
+
+_PROGRAM = COLLECTION / "roles/update_client/files/root/usr/lib/vauban/update-patch"
 
 
 class ActionModule(ControllerAction):
@@ -31,6 +35,7 @@ class ActionModule(ControllerAction):
         "rollout": {"type": "str", "choices": list(channel.ORDERS)},
         "experience": {"type": "dict", "default": {}},
         "failures": {"type": "float", "default": 0.1},
+        "patches": {"type": "int", "default": 2},
         "sdk": {"type": "path", "required": True},
         **{name: option for name, option in SIGNING_SPEC.items() if name != "instrumentation"},
         "dest": {"type": "path", "required": True},
@@ -49,6 +54,10 @@ class ActionModule(ControllerAction):
         signer = Signer({**arguments, "instrumentation": []})
         now, valid = dt.datetime.now(dt.UTC), dt.timedelta(days=arguments["days"])
         wanted = self._wanted(arguments, sandbox, signer, now, valid)
+        complete = True
+        warnings: list[str] = []
+        if wanted is not None:
+            wanted, complete, warnings = self._patched(arguments, sandbox, signer, wanted, work)
         product = wanted.product if wanted is not None else arguments["product"]
         dest = Path(arguments["dest"]) / product / f"{arguments['channel']}{channel.SUFFIX}"
         if not self._task.check_mode:
@@ -57,17 +66,22 @@ class ActionModule(ControllerAction):
         with locked(dest.parent) if dest.parent.is_dir() else nullcontext():
             before = channel.read(sandbox, dest, certificate)
             offered, halted = self._decided(arguments, before, wanted)
-            changed = offered != before or offered.halfway(now)
+            changed = not complete or offered != before or offered.halfway(now)
             if changed:
                 offered = offered.renewed(now, valid, before)
             if changed and not self._task.check_mode:
                 channel.write(sandbox, offered, dest, signer.reference("publish"), certificate, work=work)
             paths = set(dest.parent.glob(f"*{channel.SUFFIX}")) - {dest}
             others = [channel.read(sandbox, each, certificate) for each in paths]
-        held = {f"{each.product}/{each.version}" for each in (*others, before, offered) if each is not None}
+        standing = [each for each in (*others, before, offered) if each is not None]
+        held = {f"{each.product}/{each.version}" for each in standing}
+        named = {dest.parent / each.version / file.name for each in standing for file in each.patches}
+        if not self._task.check_mode:
+            _remove_patches(dest.parent, {each.version for each in standing})
         release = str(Path(arguments["release"]).resolve()) if wanted is not None else None
         result = {"changed": changed, "path": str(dest), "release": release, "offer": offered.as_dict()}
-        result |= {"held": sorted(held), "halted": halted}
+        result |= {"held": sorted(held), "halted": halted, "warnings": warnings}
+        result |= {"patches": sorted(str(file) for file in named if file.is_file())}
         return {**result, "diff": _diff(before, offered)} if changed else result
 
     def _wanted(
@@ -84,6 +98,30 @@ class ActionModule(ControllerAction):
         _check_kind(manifest, arguments["keys_kind"], directory)
         return channel.offer_of(manifest, directory, arguments["channel"], now=now, valid=valid)
 
+    def _patched(
+        self, arguments: Mapping[str, Any], sandbox: Sandbox, signer: Signer, wanted: channel.Offer, work: Path
+    ) -> tuple[channel.Offer, bool, list[str]]:
+        """The offer with its patches; whether all are there, which in check mode they need not be; and what went wrong.
+
+        A release before this one that cannot be patched is a reason for a longer download, and not for no release.
+        """
+        release = Path(arguments["release"]).resolve()
+        dest = Path(arguments["dest"]) / wanted.product / wanted.version
+        found, complete, warnings = [], True, []
+        for base in channel.releases_before(sandbox, release, arguments["patches"]):
+            is_known, made = patch.known(base, release, dest)
+            if not is_known and self._task.check_mode:
+                complete = False
+            elif not is_known:
+                try:
+                    channel.check_release(sandbox, base, signer.certificate("release"))
+                    made = patch.make(sandbox, base, release, dest, program=_PROGRAM, work=work)
+                except FleetError as exc:
+                    warnings.append(f"no patch from {base.name} to {wanted.version}: {exc}")
+            if made is not None:
+                found.append(made)
+        return replace(wanted, patches=tuple(found)), complete, warnings
+
     @staticmethod
     def _decided(
         arguments: Mapping[str, Any], before: channel.Offer | None, wanted: channel.Offer | None
@@ -95,6 +133,13 @@ class ActionModule(ControllerAction):
             return offered, None
         reason = channel.trouble(before, arguments["experience"], arguments["failures"])
         return (offered, None) if reason is None else (before.ordered("pause"), reason)
+
+
+def _remove_patches(directory: Path, versions: set[str]) -> None:
+    """Those to versions that no channel offers any more."""
+    for path in directory.iterdir():
+        if path.is_dir() and path.name not in versions:
+            shutil.rmtree(path)
 
 
 def _check_kind(manifest: Mapping[str, Any], kind: str, directory: Path) -> None:

@@ -14,6 +14,8 @@ description:
     the product's key C(publish) that a channel offers it.
   - A machine wants both signatures, so builder and controller have to agree.
   - What has been signed counts for O(days). Run it again before half of them are over; before that it changes nothing.
+  - Makes patches from releases before this one, of which a machine fetches the one that fits what it runs in place of
+    the bundle (O(patches)).
   - A version can go to some machines first (O(percent)) and be held back or taken back (O(rollout)). Machines decide by
     themselves, from what is signed here and their machine id; those that have a version keep it.
 options:
@@ -53,6 +55,14 @@ options:
     description: Which share of the machines that took the release may fail or be silent, 0 to 1.
     type: float
     default: 0.1
+  patches:
+    description:
+      - From how many releases before this one patches are made. They are those with the next lower versions of the
+        same kind beside O(release).
+      - What does not come out of a patch bit by bit, or is no shorter than 0.7 of the bundle, is not offered.
+    type: int
+    default: 2
+    version_added: 0.4.0
   sdk:
     description: The SDK whose tools do the work, an image file or an unpacked tree.
     type: path
@@ -76,7 +86,9 @@ options:
     description: Directory with the token's module and settings. Needed with O(key_uris).
     type: path
   dest:
-    description: Directory of what has been signed; the file is C(PRODUCT/CHANNEL.p7m) in it.
+    description:
+      - Directory of what has been signed; the file is C(PRODUCT/CHANNEL.p7m) in it.
+      - Patches are C(PRODUCT/VERSION/SHA256.patch) in it; those to versions that no channel offers any more go.
     type: path
     required: true
   work:
@@ -90,7 +102,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - Checks the release all the same.
+      - Checks the release all the same, and makes no patches.
   diff_mode:
     support: full
     details:
@@ -167,6 +179,12 @@ held:
   type: list
   elements: str
   sample: [gateway/0.2.0]
+patches:
+  description: Files that machines can fetch in place of bundles that channels of the product offer.
+  returned: success
+  type: list
+  elements: str
+  sample: [/srv/build/channels/gateway/0.2.0/5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8.patch]
 halted:
   description: Why the release is held back, against what was asked; null if it is not.
   returned: success

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import offering
+import patching
 import pytest
+import updates
 import yaml
 from offering import Controller
 from provisioned import PASSPHRASE, SITE, write_pki, write_release
@@ -105,3 +110,84 @@ def test_server_has_the_certificate_of_its_site(controller: Controller) -> None:
     code, said = release(controller, "5.0", *certified)
     assert code == 0, said
     assert re.search(r"updates +: ok=\d+ +changed=0\b", said), said
+
+
+def build(controller: Controller, version: str, contents: patching.Contents, sandbox: Sandbox) -> Path:
+    """A release with a core and a UKI that patches can be made of, and a bundle that is longer than these."""
+    built, keys = controller.build(version), controller.directory / "keys/server"
+    made = patching.write(sandbox, controller.directory / "made" / version, keys, version, contents)
+    manifest, other = (json.loads((directory / "manifest.json").read_text()) for directory in (built, made))
+    for part in ("core", "uki", "bundle"):
+        file = built / manifest[part]["file"]
+        shutil.copy(made / part, file)
+        manifest[part] |= {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    manifest["core"]["verity"] = other["core"]["verity"]
+    (built / "manifest.json").write_text(json.dumps(manifest))
+    updates.sign(built / "manifest.json", keys, "release", built / "manifest.json.p7s")
+    return built
+
+
+def get(controller: Controller, path: str) -> bytes | None:
+    """What the server gives out, whichever certificate it has by now (see above)."""
+    return controller.get(path) or controller.get(path, "/tmp/root.pem")
+
+
+def named(controller: Controller) -> list[dict[str, Any]]:
+    """The patches that the channel names."""
+    content = controller.signed.read_bytes()  # the content of the signature is as it was signed
+    start = content.index(b'{\n  "channel"')
+    said, _end = json.JSONDecoder().raw_decode(content[start:].decode(errors="replace"))
+    patches: list[dict[str, Any]] = said.get("patches", [])
+    return patches
+
+
+def test_patches_lead_to_a_release_from_the_two_before_it(controller: Controller, sandbox: Sandbox) -> None:
+    """But from none that a stranger has signed."""
+    strange, built = controller.directory / "strange", controller.build("5.9")
+    shutil.copytree(write_release(strange / "5.9", strange / "keys", version="5.9"), built, dirs_exist_ok=True)
+    first = build(controller, "6.0", patching.OLD, sandbox)
+    code, said = release(controller, "6.0")
+    assert code == 0, said
+    assert "no patch from 5.9 to 6.0" in said
+    assert "5.9" not in [each["from"]["version"] for each in named(controller)]
+    build(controller, "6.1", patching.NEW, sandbox)
+    code, said = release(controller, "6.1", "--check", "--diff")
+    assert code == 0, said
+    assert not list(controller.signed.parent.glob("6.1/*"))
+    code, said = release(controller, "6.1")
+    assert code == 0, said + controller.machine.journal()
+    (patch,) = named(controller)
+    root_hash = json.loads((first / "manifest.json").read_text())["core"]["verity"]["root_hash"]
+    assert patch["from"] == {"version": "6.0", "root_hash": root_hash}
+    content = get(controller, f"update/v1/server/6.1/{patch['sha256']}.patch")
+    assert content is not None
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (patch["size"], patch["sha256"])
+    assert get(controller, "update/v1/server/6.1/") is None
+    code, said = release(controller, "6.1")
+    assert code == 0, said
+    assert re.search(r"server +: ok=\d+ +changed=0\b", said), said
+    assert f"ok: [updates] => (item=server/6.1/{patch['sha256']}.patch)" in said  # the version before 6.0 goes now
+
+
+def test_patches_of_a_release_go_when_no_channel_offers_it_any_more(controller: Controller, sandbox: Sandbox) -> None:
+    contents = [patching.Contents(b"kernel %d" % number * 1000, patching.NEW.files) for number in range(2)]
+    build(controller, "6.2", contents[0], sandbox)
+    code, said = release(controller, "6.2")
+    assert code == 0, said
+    assert [each["from"]["version"] for each in named(controller)] == ["6.1", "6.0"]
+    before = controller.store / "update/v1/server"
+    assert len(list(before.glob("6.1/*.patch"))) == 1  # for machines that are fetching it
+    build(controller, "6.10", contents[1], sandbox)
+    code, said = release(controller, "6.10")
+    assert code == 0, said
+    assert [each["from"]["version"] for each in named(controller)] == ["6.2", "6.1"]
+    assert not list(before.glob("6.1/*.patch"))
+    assert len(list(before.glob("6.2/*.patch"))) == len(list(before.glob("6.10/*.patch"))) == 2
+    assert not (controller.signed.parent / "6.1").exists()
+
+
+def test_release_goes_out_without_patches_where_none_are_wanted(controller: Controller, sandbox: Sandbox) -> None:
+    build(controller, "6.11", patching.OLD, sandbox)
+    code, said = release(controller, "6.11", "-e", "product_release_patches=0")
+    assert code == 0, said
+    assert not named(controller)

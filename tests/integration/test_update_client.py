@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import Key
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._update import reports
 from ansible_collections.vauban.fleet.plugins.module_utils._update.channel import Rollout, place
+from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
 from ansible_collections.vauban.fleet.plugins.module_utils._update.reports import Report
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
@@ -43,6 +45,30 @@ OS_RELEASE = f'IMAGE_ID={PRODUCT}\nIMAGE_VERSION="1.0.0"\nVAUBAN_SECURITY_EPOCH=
 RESOLVE = f"{NAME}:443:127.0.0.1"
 REFUSED = 100
 RUN = f"STATE_DIRECTORY={STATE} RUNTIME_DIRECTORY=/run/update-fetch exec /bin/sh /usr/lib/vauban/update-fetch"
+
+# Passes on what nginx says, up to half of the patch in one connection; then it ends that one.
+CUTTING = """
+import pathlib, socket, sys, threading
+listening = socket.create_server(("127.0.0.1", 8443))
+pathlib.Path("/run/cutting").touch()
+def carry(source, sink, most):
+    try:
+        while most > 0 and (data := source.recv(min(most, 4096))):
+            sink.sendall(data)
+            most -= len(data)
+    except OSError:
+        pass
+    for each in (source, sink):
+        try:
+            each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+while True:
+    client, _ = listening.accept()
+    server = socket.create_connection(("127.0.0.1", 443))
+    threading.Thread(target=carry, args=(client, server, 1 << 30), daemon=True).start()
+    threading.Thread(target=carry, args=(server, client, int(sys.argv[1]) // 2), daemon=True).start()
+"""
 
 
 class Updates:
@@ -194,6 +220,175 @@ def test_version_that_waits_for_the_next_start_is_not_fetched_again(updates: Upd
     assert updates.fetch()[1] == "ready to install: 1.1.1\n"
     updates.machine.write("/var/lib/update-install/last", "failed 1.1.1\n")
     assert updates.fetch()[1] == "ready to install: 1.1.1\n"
+
+
+ROOT_HASH = "c" * 64
+PATCH = hashlib.shake_256(b"patch").digest(200_000)  # nobody looks into it before it is installed
+
+
+def _patch(content: bytes = PATCH, **changes: Any) -> dict[str, Any]:
+    """What a channel says of a patch from what the machine runs."""
+    made = Patch(version="1.0.0", root_hash=ROOT_HASH, size=len(content), sha256=hashlib.sha256(content).hexdigest(),
+                 core=len(content) - 300, salt="ab" * 32, uuid="9e7fcff9-ee03-510d-ad6d-732284692920", initrd=200,
+                 unpacked=5000, packed=1000, place=512, rest=100)  # fmt: skip
+    return replace(made, **changes).as_dict()
+
+
+def _offer_patch(updates: Updates, content: bytes = PATCH, **changes: Any) -> Path:
+    """Let the channel name a patch, and the machine run what it is for; return the server's file."""
+    release = updates.publish(core=CORE)
+    said = _patch(**changes)
+    write_channel(updates.channel, updates.keys, release, patches=[said])
+    file = updates.channel.parent / f"1.1.0/{said['sha256']}.patch"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    updates.machine.write("/var/lib/update-install/core", f"{ROOT_HASH}\n")
+    return file
+
+
+CORE = {"file": "core", "size": 50_000, "sha256": "a" * 64,
+        "verity": {"root_hash": "a" * 64, "hash_offset": 40_960, "fec_offset": 45_056, "fec_roots": 2}}  # fmt: skip
+WITH_PATCH = {"boot-loader.efi", "channel.p7m", "manifest.json", "manifest.json.p7s", "patch"}
+
+
+def test_patch_that_fits_is_fetched_in_place_of_the_bundle(updates: Updates) -> None:
+    _offer_patch(updates)
+    (updates.store / f"releases/{PRODUCT}/1.1.0/bundle").unlink()
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
+    assert updates.offer() == WITH_PATCH
+    assert (updates.machine.root / STATE[1:] / "offer/patch").read_bytes() == PATCH
+    hosts.wait_for(lambda: "1.1.0" in updates.reports()[-1].fetched, "a line in the journal")
+
+
+def test_patch_that_was_fetched_is_not_fetched_again(updates: Updates) -> None:
+    file = _offer_patch(updates)
+    assert updates.fetch()[0] == 0
+    file.unlink()
+    assert updates.fetch()[0] == 0
+    assert updates.offer() == WITH_PATCH
+
+
+def test_interrupted_download_of_a_patch_goes_on(updates: Updates) -> None:
+    """As :func:`test_interrupted_download_goes_on`."""
+    file = _offer_patch(updates)
+    part = f"{STATE}/{file.stem}.part"
+    (updates.machine.root / part[1:]).write_bytes(PATCH[:150_000])
+    updates.machine("chown", USER, part)
+    file.write_bytes(bytes(150_000) + PATCH[150_000:])
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
+    assert updates.offer() == WITH_PATCH
+
+
+def test_patch_that_does_not_come_whole_is_no_reason_for_the_bundle(updates: Updates) -> None:
+    """The server ends the connection in the middle; what has come stays."""
+    file = _offer_patch(updates)
+    machine = updates.machine
+    machine.write("/run/cutting.py", CUTTING)
+    machine("rm", "-f", "/run/cutting")
+    with machine.running("python3", "/run/cutting.py", str(len(PATCH)), log=updates.directory.with_suffix(".log")):
+        hosts.wait_for((machine.root / "run/cutting").exists, "the server that cuts")
+        machine.write("/etc/vauban/update/url", f"https://{NAME}:8443\n")
+        machine.write("/etc/vauban/update/resolve", f"{NAME}:8443:127.0.0.1\n")
+        try:
+            code, said = updates.fetch()
+        finally:
+            machine.write("/etc/vauban/update/url", f"https://{NAME}\n")
+            machine.write("/etc/vauban/update/resolve", f"{RESOLVE}\n")
+    assert code == 1, said
+    assert "no answer that counts" in said
+    assert "in place of the patch" not in said
+    assert 0 < (machine.root / STATE[1:] / f"{file.stem}.part").stat().st_size < len(PATCH)
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
+    assert updates.offer() == WITH_PATCH
+
+
+def _none_there(file: Path) -> None:
+    file.unlink()
+
+
+def _another_there(file: Path) -> None:
+    file.write_bytes(PATCH[:-1] + bytes([PATCH[-1] ^ 1]))
+
+
+def _less_there(file: Path) -> None:
+    file.write_bytes(PATCH[:-1])
+
+
+def _more_there(file: Path) -> None:
+    file.write_bytes(PATCH + bytes(10_000_000))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (_none_there, "no answer that counts"),
+        (_another_there, "refused: not the patch that the channel names"),
+        (_less_there, "refused: not the patch that the channel names"),
+        (_more_there, "no answer that counts"),
+    ],
+)
+def test_bundle_follows_where_the_patch_is_not_what_it_should_be(
+    updates: Updates, change: Callable[[Path], None], line: str
+) -> None:
+    change(_offer_patch(updates))
+    code, said = updates.fetch()
+    assert code == 0, said
+    assert line in said
+    assert "the bundle in place of the patch\n" in said
+    assert "bundle.raucb" in updates.offer()
+    assert "patch" not in updates.offer()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"version": "0.9.0"}, id="from another version"),
+        pytest.param({"root_hash": "d" * 64}, id="from another build of this version"),
+        pytest.param({"size": 3_000_000, "core": 2_999_700}, id="no shorter than the bundle"),
+        pytest.param({"place": 19_500}, id="initrd beyond the end of the UKI"),
+    ],
+)
+def test_patch_that_does_not_fit_is_not_fetched(updates: Updates, changes: dict[str, Any]) -> None:
+    _offer_patch(updates, **changes)
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
+    assert "bundle.raucb" in updates.offer()
+
+
+def test_patch_that_did_not_give_the_version_is_not_fetched_again(updates: Updates) -> None:
+    file = _offer_patch(updates)
+    updates.machine.write("/var/lib/update-install/unpatched", f"{file.stem}\n")
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
+    assert "bundle.raucb" in updates.offer()
+
+
+def test_machine_that_does_not_know_what_it_runs_fetches_the_bundle(updates: Updates) -> None:
+    _offer_patch(updates)
+    updates.machine("rm", "/var/lib/update-install/core")
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
+    assert "bundle.raucb" in updates.offer()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "all",
+        [{}],
+        [_patch()] * 17,
+        [_patch(size=1)],
+        [_patch(initrd=-1, rest=301)],
+        [_patch(salt="$(id)")],
+        [_patch(uuid="../..")],
+        [_patch(sha256="a")],
+        [{**_patch(), "initrd": {**_patch()["initrd"], "level": 22}}],
+        [{**_patch(), "initrd": {**_patch()["initrd"], "unpacked": 1 << 40}}],
+        [{**_patch(), "initrd": {**_patch()["initrd"], "place": "1; id"}}],
+    ],
+)
+def test_patches_that_are_none_are_refused(updates: Updates, said: Any) -> None:
+    write_channel(updates.channel, updates.keys, updates.publish(), patches=said)
+    code, printed = updates.fetch()
+    assert (code, updates.offer()) == (REFUSED, set())
+    assert "this is no channel of format 1" in printed
 
 
 def _channel(**changes: Any) -> Callable[[Updates], None]:

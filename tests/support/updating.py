@@ -28,7 +28,7 @@ from shell import PROMPT, Shell
 from ansible_collections.vauban.fleet.plugins.module_utils import _release_store
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
-from ansible_collections.vauban.fleet.plugins.module_utils._update import channel
+from ansible_collections.vauban.fleet.plugins.module_utils._update import channel, patch
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import segment_address
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.serial import DEFAULT_FAILURES
@@ -40,6 +40,7 @@ NAME, SERVER, CLIENT = "updates.example.org", "10.9.0.1/24", "10.9.0.100/24"
 FIRMWARE = r"BdsDxe: starting"
 # Beside those that the firewall of the image lets through; its network is nobody's yet.
 CONNECT = f"nft flush ruleset; ip link set {{card}} up; ip address add {CLIENT} dev {{card}}"
+_PATCH = ROOT / "roles/update_client/files/root/usr/lib/vauban/update-patch"
 LATE = 1800  # seconds, of an emulated machine that unpacks, hashes and writes
 
 
@@ -51,19 +52,33 @@ class Server:
     ) -> None:
         self.host, self.authority, self.segment, self._sandbox, self._work = host, authority, segment, sandbox, work
 
-    def offer(self, release: Path, keys: ProductKeys) -> str:
-        """Publish a release, let channel stable offer it; return its version."""
+    def offer(self, release: Path, keys: ProductKeys, *, base: Path | None = None) -> str:
+        """Publish a release, let channel stable offer it; return its version.
+
+        :param base: another release, from which a patch is to lead to this one.
+        """
         root = self.host.root / "srv/vauban"
         manifest = channel.check_release(self._sandbox, release, keys.public("release"))
         _release_store.Store(root / "releases").publish(_release_store.read(release), release)
         valid = dt.timedelta(days=30)
         offer = channel.offer_of(manifest, release, "stable", now=dt.datetime.now(dt.UTC), valid=valid)
+        if base is not None:
+            offer = replace(offer, patches=(self._patch(base, release, root / f"update/v1/{offer.product}"),))
         signed = self._work / "stable.p7m"
         channel.write(self._sandbox, offer, signed, keys.reference("publish"), keys.public("publish"), work=self._work)
         dest = root / f"update/v1/{offer.product}" / signed.name
         dest.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(signed, dest)
         return offer.version
+
+    def _patch(self, base: Path, release: Path, place: Path) -> patch.Patch:
+        """What leads from one release to another, on the server."""
+        made = patch.make(self._sandbox, base, release, self._work / "patches", program=_PATCH, work=self._work)
+        assert made is not None
+        dest = place / release.name
+        dest.mkdir(parents=True)
+        shutil.copy(self._work / "patches" / made.name, dest)
+        return made
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest impor
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import MANIFEST, SIGNATURE, check_file
 from ansible_collections.vauban.fleet.plugins.module_utils._release_store import PARTS
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
 
 FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -84,6 +85,7 @@ class Offer:
     :param issued: aware; a machine never believes an older one again.
     :param expires: aware; from then on it believes none.
     :param rollout: None: the version goes to every machine.
+    :param patches: what machines can fetch in place of the bundle, by what they run.
     """
 
     product: str
@@ -95,11 +97,13 @@ class Offer:
     manifest_size: int
     manifest_sha256: str
     rollout: Rollout | None = None
+    patches: tuple[Patch, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """What is signed."""
         return {
             **({"rollout": self.rollout.as_dict()} if self.rollout is not None else {}),
+            **({"patches": [each.as_dict() for each in self.patches]} if self.patches else {}),
             "format": FORMAT,
             "product": self.product,
             "channel": self.channel,
@@ -128,6 +132,7 @@ class Offer:
                 manifest_size=int(data["manifest"]["size"]),
                 manifest_sha256=str(data["manifest"]["sha256"]),
                 rollout=Rollout.from_dict(data["rollout"]) if "rollout" in data else None,
+                patches=tuple(Patch.from_dict(each) for each in data.get("patches", ())),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise FleetError(f"this is no channel: {exc}") from exc
@@ -223,6 +228,8 @@ def next_offer(before: Offer | None, wanted: Offer | None, *, percent: int | Non
             message = f"the channel offers {offered}, not version {wanted.version}"
             raise FleetError(message, where=f"rollout={order}", remedy="leave version out, or name the one it offers")
         return wanted if percent is None else wanted.spread(percent)
+    if before is not None and wanted is not None:
+        before = replace(before, patches=wanted.patches)
     if before is None:
         raise FleetError("the channel offers nothing yet", where="version", remedy="name the version of a release")
     if order is not None:
@@ -233,6 +240,44 @@ def next_offer(before: Offer | None, wanted: Offer | None, *, percent: int | Non
         message = f"version {before.version} goes to all machines already"
         raise FleetError(message, where="percent", remedy="-e rollout=pause holds it back from the others")
     return before.spread(percent)
+
+
+def releases_before(sandbox: Sandbox, directory: Path, count: int) -> list[Path]:
+    """Releases beside one that machines which would take it may run: those with the next lower versions.
+
+    :param directory: of the release, without links.
+    :returns: at most ``count`` directories, the highest version first. Their files have not been looked at.
+    """
+    wanted, found = json.loads((directory / MANIFEST).read_text("utf-8")), {}
+    for path in sorted(directory.parent.glob(f"*/{MANIFEST}")):
+        if path.parent.is_symlink() or path.parent == directory:
+            continue
+        try:
+            data = json.loads(path.read_text("utf-8"))
+            same = all(data[key] == wanted[key] for key in ("product", "instrumentation", "key_kind"))
+            if same and data["security_epoch"] <= wanted["security_epoch"]:
+                found[str(data["version"])] = path.parent
+        except (KeyError, TypeError, ValueError):  # not a release
+            continue
+    if not found or count < 1:
+        return []
+    # In the order of machines and boot loader: for each the number of those that are lower.
+    script = """
+        wanted=$1
+        shift
+        for one; do
+            systemd-analyze compare-versions "$one" lt "$wanted" 2> /dev/null || continue
+            lower=0
+            for other; do
+                if systemd-analyze compare-versions "$other" lt "$one" 2> /dev/null; then lower=$((lower + 1)); fi
+            done
+            echo "$lower $one"
+        done
+    """
+    ranked = sandbox.run(["sh", "-euc", script, "sh", wanted["version"], *found]).stdout.split("\n")
+    rows = [line.split(" ", 1) for line in ranked if line]
+    rows.sort(key=lambda row: int(row[0]), reverse=True)
+    return [found[version] for _rank, version in rows[:count]]
 
 
 def trouble(offer: Offer, experience: Mapping[str, Any], share: float) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,23 @@ from ansible_collections.vauban.fleet.plugins.module_utils._update.channel impor
     place,
     trouble,
 )
+from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
 
 NOW = dt.datetime(2026, 11, 23, 7, 0, 0, 123456, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+PATCH = Patch(
+    version="0.1.0",
+    root_hash="a" * 64,
+    size=6,
+    sha256="b" * 64,
+    core=1,
+    salt="cc",
+    uuid="9e7fcff9-ee03-510d-ad6d-732284692920",
+    initrd=2,
+    unpacked=9,
+    packed=8,
+    place=512,
+    rest=3,
+)
 MANIFEST = {"product": "gateway", "version": "0.2.0", "security_epoch": 3}
 
 
@@ -51,6 +67,25 @@ def test_offer_says_what_machines_look_at(release: Path) -> None:
 def test_what_was_signed_is_read_again(release: Path) -> None:
     made = offer(release)
     assert Offer.from_dict(made.as_dict()) == made
+
+
+def test_patches_are_signed_and_read_again(release: Path) -> None:
+    made = replace(offer(release), patches=(PATCH,))
+    assert Offer.from_dict(made.as_dict()) == made
+    assert made.as_dict()["patches"][0]["from"] == {"version": "0.1.0", "root_hash": "a" * 64}
+    for key, value in (("sha256", "../x"), ("size", "many"), ("from", "0.1.0")):
+        with pytest.raises(FleetError, match="this is no channel"):
+            Offer.from_dict({**made.as_dict(), "patches": [{**PATCH.as_dict(), key: value}]})
+
+
+def test_patches_are_those_that_were_found_last(release: Path) -> None:
+    """A release of before may be built again, or be gone; without a release nothing is looked for."""
+    before = replace(offer(release).spread(10), patches=(PATCH,))
+    other = replace(PATCH, version="0.1.1")
+    assert next_offer(before, replace(offer(release), patches=(other,)), percent=None, order=None).patches == (other,)
+    assert next_offer(before, None, percent=20, order=None).patches == (PATCH,)
+    assert next_offer(before, None, percent=None, order="pause").patches == (PATCH,)
+    assert next_offer(before, offer(release, version="0.3.0"), percent=None, order=None).patches == ()
 
 
 def test_another_time_is_not_another_offer_and_another_version_is(release: Path) -> None:

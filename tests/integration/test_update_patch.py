@@ -1,0 +1,373 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A machine makes the next version from the one that runs and a patch, or takes the bundle.
+
+With the real tools; volumes are files and loop devices, and LVM's commands are two lines of shell, since the kernel of
+the tests has no device-mapper.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import hosts
+import patching
+import pytest
+import rendering
+from hosts import Host
+from sdk import SDK
+from updates import PRODUCT, write_channel
+
+from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._update import patch
+from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
+
+PROGRAM = Path(__file__).resolve().parents[2] / "roles/update_client/files/root/usr/lib/vauban/update-patch"
+OS_RELEASE = f'IMAGE_ID={PRODUCT}\nIMAGE_VERSION="1.0.0"\nVAUBAN_SECURITY_EPOCH=1\n'
+VOLUME = 4 * 1024 * 1024  # bytes: more than a core has
+OFFER, REMEMBERED = "var/lib/update/offer", "var/lib/update-install"
+OLD_ENTRY, NEW_ENTRY = f"{PRODUCT}_1.0.0.efi", f"{PRODUCT}_1.1.0+3-0.efi"
+# lvm(8) as far as update-install asks it: volumes are files in /dev/fleet, the group is full.
+LVM = """#!/bin/sh
+case $1 in
+    lvs) cd /dev/fleet; for each in *; do echo "  $each $(stat -c %s "$each")"; done ;;
+    vgs) echo 0 ;;
+    lvrename) mv "/dev/fleet/$3" "/dev/fleet/$4" ;;
+    lvchange) ;;
+    *) exit 1 ;;
+esac
+"""
+# In memory, as on a machine: what a patch may take there has an end.
+RUN = """
+export STATE_DIRECTORY=/var/lib/update-install RUNTIME_DIRECTORY=/run/update-install
+umount --quiet /run/update-install || true
+mkdir -p /run/update-install
+mount -t tmpfs -o size=8m none /run/update-install
+exec sh /usr/lib/vauban/update-install
+"""
+
+
+class Pair:
+    """Two releases, and what leads from the first to the second."""
+
+    def __init__(self, sandbox: Sandbox, directory: Path, keys: ProductKeys) -> None:
+        self.sandbox, self.directory, self.keys = sandbox, directory, keys
+        self.old = patching.write(sandbox, directory / "1.0.0", keys.directory, "1.0.0", patching.OLD)
+        self.new = patching.write(sandbox, directory / "1.1.0", keys.directory, "1.1.0", patching.NEW)
+        made = patch.make(sandbox, self.old, self.new, directory / "patches", program=PROGRAM, work=directory)
+        assert made is not None
+        self.patch = made
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "patches" / self.patch.name
+
+    def root_hash(self, release: Path) -> str:
+        return str(json.loads((release / "manifest.json").read_text())["core"]["verity"]["root_hash"])
+
+
+@pytest.fixture(scope="module")
+def pair(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    directory = tmp_path_factory.mktemp("pair")
+    keys = ProductKeys(directory / "keys" / PRODUCT)
+    key_directory.ensure(
+        keys,
+        KeyRequest(name=PRODUCT, kind="development"),
+        sandbox,
+        now=dt.datetime.now(dt.UTC) - dt.timedelta(days=2),
+    )
+    return Pair(sandbox, directory, keys)
+
+
+def test_patch_holds_what_has_changed_and_nothing_that_follows_from_it(pair: Pair) -> None:
+    """Two files of 200 000 bytes that do not compress; hash tree, parity and initrd come to more than another."""
+    assert 400_000 < pair.patch.size < 420_000
+    assert pair.patch.size == pair.file.stat().st_size == pair.patch.core + pair.patch.initrd + pair.patch.rest
+    assert _digest.of_file(pair.file) == pair.patch.sha256
+
+
+def test_the_same_patch_is_made_again_and_what_is_known_is_not(pair: Pair, tmp_path: Path) -> None:
+    again = patch.make(pair.sandbox, pair.old, pair.new, tmp_path / "again", program=PROGRAM, work=tmp_path)
+    assert again == pair.patch
+    assert patch.known(pair.old, pair.new, tmp_path / "again") == (True, pair.patch)
+    assert patch.known(pair.new, pair.old, tmp_path / "again") == (False, None)
+    (tmp_path / "again" / pair.patch.name).unlink()
+    assert patch.known(pair.old, pair.new, tmp_path / "again") == (False, pair.patch)
+    assert Patch.from_dict(json.loads(json.dumps(pair.patch.as_dict()))) == pair.patch
+
+
+def test_patch_that_spares_too_little_is_none(pair: Pair, tmp_path: Path) -> None:
+    other = patching.Contents(random.Random(1).randbytes(2_500_000), patching.OLD.files)
+    release = patching.write(pair.sandbox, tmp_path / "2.0.0", pair.keys.directory, "2.0.0", other)
+    made = patch.make(pair.sandbox, pair.old, release, tmp_path / "patches", program=PROGRAM, work=tmp_path)
+    assert made is None
+    assert patch.known(pair.old, release, tmp_path / "patches") == (True, None)
+    assert not list((tmp_path / "patches").glob("*.patch"))
+
+
+def test_patch_whose_initrd_was_packed_in_another_way_is_not_offered(pair: Pair, tmp_path: Path) -> None:
+    release = shutil.copytree(pair.new, tmp_path / "1.1.0")
+    image = (release / "uki").read_bytes()
+    found = patch.find_initrd(image)
+    script = "zstd -q -d -c < /run/work/uki.initrd | zstd -q -c -19 > /run/work/repacked"
+    (tmp_path / "uki.initrd").write_bytes(image[found.place : found.place + found.packed])
+    pair.sandbox.run(["sh", "-c", script], binds=[Bind(tmp_path, "/run/work", writable=True)])
+    changed = patching.uki(patching.NEW.kernel, (tmp_path / "repacked").read_bytes(), "1.1.0")
+    (release / "uki").write_bytes(changed)
+    manifest = json.loads((release / "manifest.json").read_text())
+    manifest["uki"] |= {"size": len(changed), "sha256": _digest.of_file(release / "uki")}
+    (release / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FleetError, match="the patch does not give the UKI of the manifest"):
+        patch.make(pair.sandbox, pair.old, release, tmp_path / "patches", program=PROGRAM, work=tmp_path)
+    assert not list((tmp_path / "patches").glob("*.patch"))
+
+
+@pytest.fixture
+def devices(pair: Pair, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Block devices as volumes are: larger than a core, the second with something else on it."""
+    hosts.require()
+    (tmp_path / "old").write_bytes((pair.old / "core").read_bytes().ljust(VOLUME, b"o"))
+    (tmp_path / "new").write_bytes(random.Random(2).randbytes(VOLUME))
+    made: list[Path] = []
+    try:
+        for name in ("old", "new"):
+            done = subprocess.run(
+                ["losetup", "--find", "--show", tmp_path / name], check=True, capture_output=True, text=True
+            )
+            made.append(Path(done.stdout.strip()))
+        yield made[0], made[1]
+    finally:
+        for device in made:
+            subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_patch_gives_the_release_on_block_devices(pair: Pair, devices: tuple[Path, Path], tmp_path: Path) -> None:
+    """Which xdelta3 cannot seek in, and on which veritysetup leaves gaps."""
+    work = tmp_path / "work"
+    work.mkdir()
+    shutil.copy(pair.new / "manifest.json", work / "manifest.verified")
+    (work / "patch.json").write_text(json.dumps(pair.patch.as_dict()))
+    binds = [Bind(work, "/run/work", writable=True), Bind(PROGRAM, "/run/program"), Bind(pair.file, "/run/patch")]
+    binds += [Bind(device, f"/run/{name}", device=True) for name, device in zip(("old", "new"), devices, strict=True)]
+    binds += [Bind(pair.old / "uki", "/run/uki")]
+    command = ["sh", "/run/program", "/run/patch", "/run/old", "/run/uki", "/run/new", "made.efi"]
+    pair.sandbox.run(command, binds=binds, cwd="/run/work", privileged=True)
+    core = (pair.new / "core").read_bytes()
+    assert devices[1].read_bytes()[: len(core)] == core
+    assert (work / "made.efi").read_bytes() == (pair.new / "uki").read_bytes()
+
+
+class Simulated:
+    """A machine that runs the older release, with what update-fetch has left for it."""
+
+    def __init__(self, host: Host, pair: Pair) -> None:
+        self.host, self.pair = host, pair
+
+    def reset(self) -> None:
+        """As after an installation of the older release, which has been called good."""
+        script = "rm -rf /dev/fleet /efi /var/lib/update /var/lib/update-install /run/asked"
+        self.host("sh", "-euc", f"{script}; mkdir -p /dev/fleet /efi/EFI/Linux /efi/EFI/systemd /efi/EFI/BOOT /{OFFER}")
+        (self.host.root / "dev/fleet/core_1.0.0").write_bytes((self.pair.old / "core").read_bytes().ljust(VOLUME, b"o"))
+        (self.host.root / "dev/fleet/core_0.9.0").write_bytes(random.Random(3).randbytes(VOLUME))
+        (self.host.root / "efi/EFI/Linux" / OLD_ENTRY).write_bytes((self.pair.old / "uki").read_bytes())
+        (self.host.root / f"efi/EFI/Linux/{PRODUCT}_0.9.0.efi").write_bytes(b"the one before")
+        self.host.write(f"/{REMEMBERED}/core", f"{self.pair.root_hash(self.pair.old)}\n")
+
+    def offer(self, made: Patch, content: bytes) -> None:
+        """What a channel names, and the file that came."""
+        offer, new = self.host.root / OFFER, self.pair.new
+        channel = self.pair.directory / "stable.p7m"
+        write_channel(channel, self.pair.keys.directory, new, patches=[made.as_dict()])
+        shutil.move(channel, offer / "channel.p7m")
+        for name in ("manifest.json", "manifest.json.p7s"):
+            shutil.copy(new / name, offer / name)
+        shutil.copy(new / "boot_loader", offer / "boot-loader.efi")
+        (offer / "patch").write_bytes(content)
+
+    def install(self) -> tuple[int, str]:
+        """Status, and what the journal would say."""
+        done = self.host.ask("sh", "-euc", RUN)
+        return done.returncode, done.stdout + done.stderr
+
+    def entries(self) -> set[str]:
+        return {path.name for path in (self.host.root / "efi/EFI/Linux").iterdir()}
+
+    def read(self, path: str) -> bytes:
+        file = self.host.root / path
+        return file.read_bytes() if file.is_file() else b""
+
+    def running_is_untouched(self) -> bool:
+        core, uki = (self.pair.old / name for name in ("core", "uki"))
+        same = self.read("dev/fleet/core_1.0.0") == core.read_bytes().ljust(VOLUME, b"o")
+        return same and self.read(f"efi/EFI/Linux/{OLD_ENTRY}") == uki.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def simulated(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
+    hosts.require()
+    directory = tmp_path_factory.mktemp("machine")
+    tree = SDK if SDK.is_dir() else SDK.parent / "root"
+    if not tree.is_dir():
+        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    rendering.lay_down("update_client", directory / "files")
+    with hosts.host("machine", SDK.resolve(), (directory / "files", tree), directory / "machine") as made:
+        made.write("/usr/lib/os-release", OS_RELEASE)
+        for name in ("release", "publish"):
+            made.write(f"/usr/lib/vauban/update/{name}.pem", pair.keys.public(name).read_text())
+        made.write("/usr/local/bin/lvm", LVM, mode="0755")
+        made.write("/usr/local/bin/systemctl", '#!/bin/sh\necho "$*" >> /run/asked\n', mode="0755")
+        for name in ("blockdev", "udevadm"):
+            made.write(f"/usr/local/bin/{name}", "#!/bin/sh\n", mode="0755")
+        made.write("/run/command_line", "ro systemd.verity_root_data=/dev/fleet/core_1.0.0\n")
+        made("mount", "--bind", "/run/command_line", "/proc/cmdline")
+        yield Simulated(made, pair)
+
+
+@pytest.fixture
+def machine(simulated: Simulated) -> Simulated:
+    simulated.reset()
+    return simulated
+
+
+def test_machine_installs_what_a_patch_makes(machine: Simulated) -> None:
+    machine.offer(machine.pair.patch, machine.pair.file.read_bytes())
+    code, said = machine.install()
+    assert code == 0, said
+    assert f"made from version 1.0.0 and a patch of {machine.pair.patch.size} bytes: 1.1.0\n" in said
+    assert "installed: 1.1.0; it runs after the next start, 1.0.0 stays" in said
+    core = (machine.pair.new / "core").read_bytes()
+    assert machine.read("dev/fleet/core_1.1.0")[: len(core)] == core
+    assert machine.read(f"efi/EFI/Linux/{NEW_ENTRY}") == (machine.pair.new / "uki").read_bytes()
+    assert machine.entries() == {OLD_ENTRY, NEW_ENTRY}
+    assert machine.running_is_untouched()
+    assert machine.read(f"{REMEMBERED}/last") == b"installed 1.1.0\n"
+    assert not machine.read("run/asked")
+
+
+def _of(made: Patch, content: bytes, **changes: int | str) -> tuple[Patch, bytes]:
+    """A patch that is signed, whatever it holds."""
+    return replace(made, size=len(content), sha256=hashlib.sha256(content).hexdigest(), **changes), content  # type: ignore[arg-type]
+
+
+def _encoded(sandbox: Sandbox, source: bytes, target: bytes, work: Path) -> bytes:
+    (work / "source").write_bytes(source)
+    (work / "target").write_bytes(target)
+    command = ["xdelta3", "-e", "-9", "-S", "lzma", "-A=", "-f", "-s", "source", "target", "patch"]
+    sandbox.run(command, binds=[Bind(work, "/run/work", writable=True)], cwd="/run/work")
+    return (work / "patch").read_bytes()
+
+
+def _endless(pair: Pair, work: Path, part: str) -> tuple[Patch, bytes]:
+    """Some hundred bytes that become 300 MB, in place of one of the three parts."""
+    bomb = _encoded(pair.sandbox, b"", bytes(300_000_000), work)
+    assert len(bomb) < 200_000
+    content, made = pair.file.read_bytes(), pair.patch
+    parts = [content[: made.core], content[made.core : made.core + made.initrd], content[made.core + made.initrd :]]
+    names = ["core", "initrd", "rest"]
+    parts[names.index(part)] = bomb
+    changes: dict[str, int | str] = {part: len(bomb)}
+    if part == "initrd":
+        changes["unpacked"] = 300_000_000
+    return _of(made, b"".join(parts), **changes)
+
+
+@pytest.mark.parametrize("part", ["core", "initrd", "rest"])
+def test_patch_that_becomes_endless_ends_where_the_manifest_says(machine: Simulated, tmp_path: Path, part: str) -> None:
+    made, content = _endless(machine.pair, tmp_path, part)
+    machine.offer(made, content)
+    code, said = machine.install()
+    assert code == 0, said
+    assert f"the patch does not give the {'core' if part == 'core' else 'UKI'} of the manifest" in said
+    _bundle_follows(machine, made, said)
+    assert len(machine.read("dev/fleet/core_1.1.0")) == VOLUME
+
+
+def _bundle_follows(machine: Simulated, made: Patch, said: str) -> None:
+    assert "the patch does not make version 1.1.0 of 1.0.0, and the bundle follows" in said
+    assert machine.read("run/asked") == b"--no-block start update-fetch.service\n"
+    assert machine.read(f"{REMEMBERED}/unpatched").decode() == f"{made.sha256}\n"
+    assert not machine.read(f"{REMEMBERED}/last")  # no failure of the version
+    assert not (machine.host.root / OFFER).exists()
+    assert NEW_ENTRY not in machine.entries()
+    assert machine.running_is_untouched()
+
+
+@pytest.mark.parametrize("place", [10, 300_000, -100])
+def test_patch_that_was_altered_on_its_way_is_not_read(machine: Simulated, place: int) -> None:
+    content = bytearray(machine.pair.file.read_bytes())
+    content[place] ^= 1
+    machine.offer(machine.pair.patch, bytes(content))
+    code, said = machine.install()
+    assert code == 0, said
+    assert "does not give" not in said
+    _bundle_follows(machine, machine.pair.patch, said)
+    # Before anything was touched: the way back of before is still there.
+    assert machine.entries() == {OLD_ENTRY, f"{PRODUCT}_0.9.0.efi"}
+
+
+@pytest.mark.parametrize("place", [10, 300_000, -100])
+def test_patch_that_is_signed_and_wrong_changes_nothing_that_runs(machine: Simulated, place: int) -> None:
+    content = bytearray(machine.pair.file.read_bytes())
+    content[place] ^= 1
+    made = _of(machine.pair.patch, bytes(content))[0]
+    machine.offer(made, bytes(content))
+    code, said = machine.install()
+    assert code == 0, said
+    _bundle_follows(machine, made, said)
+
+
+@pytest.mark.parametrize("what", ["core", "uki"])
+def test_volume_or_uki_that_is_not_what_it_was_is_noticed(machine: Simulated, what: str) -> None:
+    """Both are as the machine says they are, but for some bytes on the disk."""
+    path = "dev/fleet/core_1.0.0" if what == "core" else f"efi/EFI/Linux/{OLD_ENTRY}"
+    file = machine.host.root / path
+    content = bytearray(file.read_bytes())
+    content[250_000:250_010] = bytes(10)
+    file.write_bytes(bytes(content))
+    machine.offer(machine.pair.patch, machine.pair.file.read_bytes())
+    code, said = machine.install()
+    assert code == 0, said
+    assert f"the patch does not give the {'core' if what == 'core' else 'UKI'} of the manifest" in said
+    assert machine.read("run/asked") == b"--no-block start update-fetch.service\n"
+    assert NEW_ENTRY not in machine.entries()
+
+
+def test_patch_from_another_release_is_not_tried(machine: Simulated) -> None:
+    made = replace(machine.pair.patch, root_hash="b" * 64)
+    machine.offer(made, machine.pair.file.read_bytes())
+    code, said = machine.install()
+    assert code == 0, said
+    assert "the patch is for another version than the one that runs, and the bundle follows" in said
+    assert machine.entries() == {OLD_ENTRY, f"{PRODUCT}_0.9.0.efi"}
+    assert not machine.read(f"{REMEMBERED}/unpatched")
+
+
+def test_patch_that_failed_is_not_tried_again(machine: Simulated) -> None:
+    machine.host.write(f"/{REMEMBERED}/unpatched", f"{machine.pair.patch.sha256}\n")
+    machine.offer(machine.pair.patch, machine.pair.file.read_bytes())
+    code, said = machine.install()
+    assert code == 0, said
+    assert "and the bundle follows" in said
+    assert machine.entries() == {OLD_ENTRY, f"{PRODUCT}_0.9.0.efi"}
+
+
+def test_what_is_no_uki_is_refused() -> None:
+    for image in (b"", b"MZ", bytes(64), patching.uki(b"kernel", b"initrd", "1")[:100]):
+        with pytest.raises(FleetError, match="not a UKI"):
+            patch.find_initrd(image)
+    image = patching.uki(b"kernel", b"initrd", "1")
+    found = patch.find_initrd(image)
+    assert image[found.place : found.place + found.packed] == b"initrd"
