@@ -131,23 +131,28 @@ def main() -> None:
 
 
 def table(work: Path, before: Path, after: Path) -> None:
-    """Print what one update costs."""
+    """Print what one update costs: each line when it has been measured, and the shares of all at the end."""
     (work / "scratch").mkdir()
     sandbox, old, new = Sandbox(SDK, work / "scratch"), files(before), files(after)
-    full, cpu, peak = cost(lambda: zstd(work, new["core"], new["uki"]))
-    rows = [("bundle", new["bundle"].stat().st_size, 0.0, 0.0), ("zstd -19", full, cpu, peak)]
+    rows: list[tuple[str, int]] = []
+
+    def show(name: str, size: int, used: float = 0.0, most: float = 0.0) -> None:
+        rows.append((name, size))
+        print(f"{name:<28} {size:>12} {used:>7.1f} {most:>9.0f}", flush=True)
+
+    print(f"{'what is fetched':<28} {'bytes':>12} {'CPU s':>7} {'peak MiB':>9}")
+    show("bundle", new["bundle"].stat().st_size)
+    for row in ours(sandbox, work, before, after):
+        show(*row)
     if shutil.which("xdelta3"):
-        rows.append(("bundle, xdelta3", *cost(lambda: xdelta3(work, old["bundle"], new["bundle"]))))
-    rows.append(("zstd --patch-from", *cost(lambda: zstd(work, new["core"], new["uki"], before=old))))
+        show("bundle, xdelta3", *cost(lambda: xdelta3(work, old["bundle"], new["bundle"])))
     if shutil.which("casync"):
-        rows.append(("casync", *cost(lambda: casync(work, old, new))))
-    rows += ours(sandbox, work, before, after)
-    print(f"{'what is fetched':<28} {'bytes':>12} {'of zstd -19':>12} {'of bundle':>10} {'CPU s':>7} {'peak MiB':>9}")
-    bundle = rows[0][1]
-    for name, size, used, most in rows:
-        print(
-            f"{name:<28} {size:>12} {size / full:>12.4f} {size / bundle:>10.4f} {used:>7.1f} {most:>9.0f}", flush=True
-        )
+        show("casync", *cost(lambda: casync(work, old, new)))
+    show("zstd --patch-from", *cost(lambda: zstd(work, new["core"], new["uki"], before=old)))
+    show("zstd -19", *cost(lambda: zstd(work, new["core"], new["uki"])))
+    bundle, full = rows[0][1], rows[-1][1]
+    for name, size in rows:
+        print(f"{name:<28} {size / full:>8.4f} of zstd -19 {size / bundle:>8.4f} of the bundle")
 
 
 if __name__ == "__main__":
