@@ -34,6 +34,7 @@ from vauban_enrolment.documents import (
 )
 from vauban_enrolment.lookup import expectation_of, find_host
 from vauban_enrolment.machines import CHAIN, Asked
+from vauban_enrolment.orders import REPAIR, WIPE
 from vauban_enrolment.problems import Problem, documented, missing
 from vauban_enrolment.states import ACTING
 from vauban_enrolment.storage import (
@@ -161,7 +162,7 @@ def forget_machine(service: Asked, by: By, host: HostPath, refusal: Refusal) -> 
             return {"changed": False}
         detail = {"reason": refusal.reason, "ek_sha256": found.ek_sha256}
         found.ek_sha256 = found.ak_public = found.installed = None
-        repairing.withdraw(session, found, by, service.clock(), refusal.reason)
+        REPAIR.withdraw(session, found, by, service.clock(), refusal.reason)
         audit.append(session, service.clock(), Entry(by, "machine forgotten", None, host, detail))
     return {"changed": True}
 
@@ -177,7 +178,7 @@ def order_wipe(service: Asked, by: By, host: HostPath, order: Refusal) -> dict[s
 def withdraw_wipe(service: Asked, by: By, host: HostPath, refusal: Refusal) -> dict[str, Any]:
     """The machine keeps its disk after all. One that has begun is stopped, and has lost its keys."""
     with service.storage.write() as session:
-        return {"changed": wiping.withdraw(session, find_host(session, host), by, service.clock(), refusal.reason)}
+        return {"changed": WIPE.withdraw(session, find_host(session, host), by, service.clock(), refusal.reason)}
 
 
 @router.put("/hosts/{host}/repair", responses=documented(404, 409))
@@ -192,7 +193,7 @@ def withdraw_repair(service: Asked, by: By, host: HostPath, refusal: Refusal) ->
     """The machine leaves its disk as it is. One that has begun is told no more."""
     with service.storage.write() as session:
         found = find_host(session, host)
-        return {"changed": repairing.withdraw(session, found, by, service.clock(), refusal.reason)}
+        return {"changed": REPAIR.withdraw(session, found, by, service.clock(), refusal.reason)}
 
 
 @router.post("/enrolments/{id}/approve", responses=documented(404, 409))

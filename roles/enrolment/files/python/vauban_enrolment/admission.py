@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import ageing, matching, repairing, states, wiping
+from vauban_enrolment import ageing, matching, states
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import Accepted, Application, ChallengeOut, Status
 from vauban_enrolment.encoding import sha256, text
 from vauban_enrolment.lookup import expectation_of, find_host, known, other_release, registers
+from vauban_enrolment.orders import REPAIR, WIPE
 from vauban_enrolment.problems import Problem, refused, wrong_order
 from vauban_enrolment.proving import accept
 from vauban_enrolment.service import Caller, Service, WrongToken
@@ -90,9 +91,9 @@ def _receive(service: Service, case: Case, verdict: matching.Verdict) -> Challen
         case.enter(State.REFUSED, verdict.reason, hint=verdict.host)
         return None
     if isinstance(verdict, matching.Wipe):
-        wiping.admit(case, verdict.host)
+        WIPE.admit(case, verdict.host)
     elif isinstance(verdict, matching.Repair):
-        repairing.admit(case, verdict.host)
+        REPAIR.admit(case, verdict.host)
     else:
         _admit(case, verdict.host)
     return _challenge(service, case) if case.state is State.CHALLENGED else None

@@ -12,12 +12,13 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from vauban_enrolment import matching, repairing, states, wiping
+from vauban_enrolment import matching, states
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import Attestation, NonceOut, Proof, QuoteIn
 from vauban_enrolment.encoding import sha256, text
 from vauban_enrolment.judge import Judge
 from vauban_enrolment.lookup import known, other_release, registers, unknown_release
+from vauban_enrolment.orders import REPAIR, WIPE
 from vauban_enrolment.problems import refused
 from vauban_enrolment.service import Caller, Service
 from vauban_enrolment.states import Action, Event, State, WrongOrder
@@ -38,9 +39,9 @@ def prove(service: Service, caller: Caller, proof: Proof) -> State:
         if reason is not None:
             case.go(Event.REFUSE, reason)
         elif isinstance(verdict := service.judge.match(case), matching.Wipe):
-            wiping.accept(case)
+            WIPE.accept(case)
         elif isinstance(verdict, matching.Repair):
-            repairing.accept(case)
+            REPAIR.accept(case)
         elif case.expectation.keep:
             accept(case, Event.PROVE_TO_KEEP, "TPM and registers are proven; its disk is kept")
         else:

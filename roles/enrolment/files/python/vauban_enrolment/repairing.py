@@ -6,20 +6,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from vauban_enrolment import audit
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import RepairedEvidence, RepairIn, RepairOut, Report
-from vauban_enrolment.lookup import unknown_release
 from vauban_enrolment.problems import Problem
 from vauban_enrolment.service import Caller, Service
-from vauban_enrolment.states import Action, Event, State, WrongOrder
-from vauban_enrolment.storage import Enrolment, Host, RepairOrder, WipeOrder
+from vauban_enrolment.states import Action, Event, WrongOrder
+from vauban_enrolment.storage import Host, RepairOrder, WipeOrder
 
 
 def give(service: Service, session: Session, host: Host, actor: str, asked: RepairIn) -> bool:
@@ -46,35 +44,6 @@ def give(service: Service, session: Session, host: Host, actor: str, asked: Repa
         session, moment, Entry(actor, "repair ordered", None, host.name, {**detail, "expires": audit.stamp(expires)})
     )
     return new
-
-
-def withdraw(session: Session, host: Host, actor: str, moment: datetime, reason: str) -> bool:
-    """Take orders to this host's machines back; whether there was one."""
-    given = list(session.scalars(select(RepairOrder).where(RepairOrder.host == host.name)))
-    for order in given:
-        for enrolment in _repairing(session, order.ek_sha256):
-            Case(session, enrolment, actor, moment).go(Event.REFUSE, "the order to repair its disk is withdrawn")
-        detail = {"reason": reason, "ek_sha256": order.ek_sha256}
-        audit.append(session, moment, Entry(actor, "repair withdrawn", None, host.name, detail))
-        session.delete(order)
-    return bool(given)
-
-
-def admit(case: Case, host: str) -> None:
-    """Let the machine prove that it is the one, and runs an installer that is known."""
-    case.enrolment.host = host
-    case.enrolment.machine_class = case.expectation.machine_class
-    if reason := unknown_release(case.session, case.enrolment):
-        case.enter(State.REFUSED, reason)
-    else:
-        case.enter(State.CHALLENGED, f"its EK is that of {host}, says the machine; its disk is to be repaired")
-
-
-def accept(case: Case) -> None:
-    """It has the TPM that the order is for, and runs our installer. It stays what it is: the host, installed."""
-    for other in _repairing(case.session, str(case.enrolment.ek_sha256)):
-        case.other(other).go(Event.FAIL, f"another try of the same machine: {case.enrolment.id}")
-    case.go(Event.PROVE_TO_REPAIR, "TPM and registers are proven; its disk is to be repaired")
 
 
 def hand_out(service: Service, caller: Caller) -> RepairOut:
@@ -111,8 +80,3 @@ def ended(case: Case, report: Report) -> str | None:
         case.session.delete(order)
     case.go(Event.REPAIR, report.line, evidence=report.evidence)
     return None
-
-
-def _repairing(session: Session, ek: str) -> list[Enrolment]:
-    mine = select(Enrolment).where(Enrolment.ek_sha256 == ek, Enrolment.state == State.REPAIRING)
-    return list(session.scalars(mine))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -17,7 +16,8 @@ from vauban_enrolment import audit, states
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import DiskOf, Report, WipeBegun, WipedEvidence, WipeOut
-from vauban_enrolment.lookup import expectation_of, unknown_release
+from vauban_enrolment.lookup import expectation_of
+from vauban_enrolment.orders import WIPE
 from vauban_enrolment.problems import Problem
 from vauban_enrolment.service import Caller, Service
 from vauban_enrolment.states import Action, Event, State
@@ -50,39 +50,8 @@ def give(service: Service, session: Session, host: Host, actor: str, reason: str
         if case.state in states.ACTING:
             case.go(Event.REFUSE, "its disk is to be erased")
         elif case.state is State.QUARANTINED:
-            admit(case, host.name)
+            WIPE.admit(case, host.name)
     return True
-
-
-def withdraw(session: Session, host: Host, actor: str, moment: datetime, reason: str) -> bool:
-    """Take orders to this host's machines back; whether there was one."""
-    given = list(session.scalars(select(WipeOrder).where(WipeOrder.host == host.name)))
-    for order in given:
-        for enrolment in _enrolments(session, order.ek_sha256):
-            if enrolment.state == State.WIPING:
-                Case(session, enrolment, actor, moment).go(Event.REFUSE, "the order to erase its disk is withdrawn")
-        detail = {"reason": reason, "ek_sha256": order.ek_sha256}
-        audit.append(session, moment, Entry(actor, "wipe withdrawn", None, host.name, detail))
-        session.delete(order)
-    return bool(given)
-
-
-def admit(case: Case, host: str) -> None:
-    """Let a machine that is to erase its disk prove that it is the one. Any installer that is known may do it."""
-    case.enrolment.host = host
-    case.enrolment.machine_class = case.expectation.machine_class
-    if reason := unknown_release(case.session, case.enrolment):
-        case.enter(State.REFUSED, reason)
-    else:
-        case.enter(State.CHALLENGED, f"its EK is that of {host}, says the machine; its disk is to be erased")
-
-
-def accept(case: Case) -> None:
-    """It has the TPM that the order is for, and runs our installer. It becomes no host, and gets nothing of one."""
-    for other in _enrolments(case.session, str(case.enrolment.ek_sha256)):
-        if other.state == State.WIPING:
-            case.other(other).go(Event.FAIL, f"another try of the same machine: {case.enrolment.id}")
-    case.go(Event.PROVE_TO_WIPE, "TPM and registers are proven; its disk is to be erased")
 
 
 def hand_out(service: Service, caller: Caller) -> WipeOut:
