@@ -16,26 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bare import FAILED, Bare, bare_machine, state
+from bare import FAILED, Bare, state
 from disks import Extent, cut_out, volumes
 from machines import BOOT_TIMEOUT, Boot
 from provisioned_site import (
     GATEWAY,
-    GATEWAY_INNER_MAC,
-    GATEWAY_MAC,
     INNER_GATEWAY,
     POOL,
     SERVER,
-    SERVER_MAC,
     TUNNEL_ADDRESS,
     Site,
+    bare_machines,
 )
 from provisioning_server import ProvisioningServer
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import SegmentNic
 
 Machines = Mapping[str, Bare]
 
@@ -44,14 +41,7 @@ Machines = Mapping[str, Bare]
 def bare(
     sandbox: Sandbox, keys: ProductKeys, server: ProvisioningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Machines:
-    """A gateway, and a server that it leads to the network behind it."""
-    inner = SegmentNic(*server.inner, mac=GATEWAY_INNER_MAC)
-    gateway, other = tmp_path_factory.mktemp("gateway"), tmp_path_factory.mktemp("server")
-    of_server = ProductKeys(keys.directory.parent / "server")
-    return {
-        GATEWAY: bare_machine(sandbox, keys, gateway, server.segment, GATEWAY_MAC, others=[inner]),
-        SERVER: bare_machine(sandbox, of_server, other, server.segment, SERVER_MAC),
-    }
+    return bare_machines(sandbox, keys, server, tmp_path_factory.mktemp("machines"))
 
 
 @pytest.fixture(scope="module")

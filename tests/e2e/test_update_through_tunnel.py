@@ -19,19 +19,17 @@ from typing import Any
 
 import pytest
 import yaml
-from bare import FAILED, SIZES, bare_machine
+from bare import FAILED, SIZES
 from booted import Booted, booted
 from machines import BOOT_TIMEOUT, Boot, read_manifest
 from provisioned_site import (
-    GATEWAY,
-    GATEWAY_INNER_MAC,
-    GATEWAY_MAC,
     INNER_GATEWAY,
     POOL,
     SERVER,
     SERVER_MAC,
     TUNNEL_ADDRESS,
     Site,
+    bare_machines,
 )
 from provisioning_server import INNER_NETWORK, ProvisioningServer, provisioning_server
 from relay import relay
@@ -40,7 +38,6 @@ from updating import build, entries, restart, settle, update, version_of
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
-from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import SegmentNic
 
 pytestmark = pytest.mark.extended
 
@@ -144,13 +141,7 @@ def updates(
 def bare(
     sandbox: Sandbox, keys: ProductKeys, provisioning: ProvisioningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    inner = SegmentNic(*provisioning.inner, mac=GATEWAY_INNER_MAC)
-    gateway, host = tmp_path_factory.mktemp("gateway"), tmp_path_factory.mktemp("host")
-    of_server = ProductKeys(keys.directory.parent / "server")
-    return {
-        GATEWAY: bare_machine(sandbox, keys, gateway, provisioning.segment, GATEWAY_MAC, others=[inner]),
-        SERVER: bare_machine(sandbox, of_server, host, provisioning.segment, SERVER_MAC),
-    }
+    return bare_machines(sandbox, keys, provisioning, tmp_path_factory.mktemp("machines"))
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,13 @@ from typing import Any
 
 import yaml
 from ansible.utils.vars import merge_hash
+from bare import Bare, bare_machine
 from playing import COLLECTIONS
 from provisioning_server import INNER_NETWORK, NETWORK, ProvisioningServer
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import SegmentNic
 
 ROOT = Path(__file__).resolve().parents[2]
 GATEWAY, SERVER = "paris-gw1", "paris-files1"
@@ -68,6 +73,25 @@ def model(url: str, machines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
             GATEWAY: host("gateway", 3, outer=GATEWAY_MAC, inner=GATEWAY_INNER_MAC),
             SERVER: host("server", 20, outer=SERVER_MAC),
         },
+    }
+
+
+def bare_machines(
+    sandbox: Sandbox, gateway_keys: ProductKeys, server: ProvisioningServer, directory: Path
+) -> dict[str, Bare]:
+    """A gateway, and a server that it leads to the network behind it.
+
+    :param gateway_keys: of product gateway; those of product server lie beside them.
+    :param directory: for all that they consist of.
+    """
+    places = {name: directory / name for name in (GATEWAY, SERVER)}
+    for place in places.values():
+        place.mkdir(parents=True)
+    inner = SegmentNic(*server.inner, mac=GATEWAY_INNER_MAC)
+    keys = ProductKeys(gateway_keys.directory.parent / "server")
+    return {
+        GATEWAY: bare_machine(sandbox, gateway_keys, places[GATEWAY], server.segment, GATEWAY_MAC, others=[inner]),
+        SERVER: bare_machine(sandbox, keys, places[SERVER], server.segment, SERVER_MAC),
     }
 
 
