@@ -171,6 +171,7 @@ def test_patches_lead_to_a_release_from_the_two_before_it(controller: Controller
     assert f"ok: [updates] => (item=server/6.1/{patch['sha256']}.patch)" in said  # the version before 6.0 goes now
 
 
+@pytest.mark.extended  # most of a minute, for a branch of what the others try
 def test_patches_of_a_release_go_when_no_channel_offers_it_any_more(controller: Controller, sandbox: Sandbox) -> None:
     contents = [patching.Contents(b"kernel %d" % number * 1000, patching.NEW.files) for number in range(2)]
     build(controller, "6.2", contents[0], sandbox)

@@ -270,6 +270,7 @@ def test_withdrawn_version_does_not_come_back_and_a_higher_one_does(controller: 
     assert (offer["version"], offer["rollout"]["percent"]) == ("1.2", 0)
 
 
+@pytest.mark.extended  # most of a minute, for a branch of what the others try
 def test_what_another_channel_offers_is_not_pruned(controller: Controller) -> None:
     code, said = controller.play("release", "-e", "version=1.0", "-e", "channel=beta")
     assert code == 0, said

@@ -299,6 +299,7 @@ def test_time_is_taken_from_a_server_that_the_site_certifies(site: Site, base: P
         hosts.wait_for(authenticated, "no cookie was given", within=20)
 
 
+@pytest.mark.extended  # most of a minute, for a branch of what the others try
 def test_host_of_a_revoked_authority_is_refused(site: Site) -> None:
     """First where the gateway still has the authority's certificate, then where it has another's.
 
