@@ -25,13 +25,15 @@ class Kind:
     """What is ordered.
 
     :param name: in the audit log.
-    :param done: what happens to the disk, as a past participle.
+    :param verb: what the machine does to its disk.
+    :param done: the same, as a past participle.
     :param obeying: state of an enrolment that does it.
     :param proven: what leads there.
     """
 
     table: type[RepairOrder | WipeOrder]
     name: str
+    verb: str
     done: str
     obeying: State
     proven: Event
@@ -43,7 +45,7 @@ class Kind:
         )
         for order in given:
             for enrolment in self._obeying(session, order.ek_sha256):
-                why = f"its disk is not to be {self.done} any more"
+                why = f"the order to {self.verb} its disk is withdrawn"
                 Case(session, enrolment, actor, moment).go(Event.REFUSE, why)
             detail = {"reason": reason, "ek_sha256": order.ek_sha256}
             audit.append(session, moment, Entry(actor, f"{self.name} withdrawn", None, host.name, detail))
@@ -71,6 +73,6 @@ class Kind:
 
 
 # The machine becomes no host by it, and gets nothing of one.
-WIPE = Kind(WipeOrder, "wipe", "erased", State.WIPING, Event.PROVE_TO_WIPE)
+WIPE = Kind(WipeOrder, "wipe", "erase", "erased", State.WIPING, Event.PROVE_TO_WIPE)
 # It stays what it is: the host, installed.
-REPAIR = Kind(RepairOrder, "repair", "repaired", State.REPAIRING, Event.PROVE_TO_REPAIR)
+REPAIR = Kind(RepairOrder, "repair", "repair", "repaired", State.REPAIRING, Event.PROVE_TO_REPAIR)
