@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError, run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install import disks, volumes
+from ansible_collections.vauban.fleet.plugins.module_utils._install import volumes
 from ansible_collections.vauban.fleet.plugins.module_utils._install.disks import Disk
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.binding import identity_of
 
@@ -26,22 +26,10 @@ def find(rule: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[Disk, Pa
 
     :raises FleetError: no disk is it, or nobody can say which, or it has another release.
     """
-    disk = disks.choose(rule, disks.list_disks())
-    group, core = str(manifest["volume_group"]), f"core_{manifest['version']}"
-    found = volumes.logical_volumes(disk)
-    if lacking := {(group, core), (group, "state")} - found:
-        there = ", ".join(sorted(f"{one}/{name}" for one, name in found)) or "none"
-        names = ", ".join(sorted(f"{one}/{name}" for one, name in lacking))
-        raise FleetError(
-            f"it lacks {names}; its volumes are: {there}",
-            where=str(disk),
-            remedy="put the disk of the host in, and let the server offer the release that is on it",
-        )
-    run(["lvm", "vgchange", "--activate", "y", group])
-    volumes.settle()
-    device = Path(f"/dev/{group}/{core}")
-    volumes.check_core(manifest, device)
-    return disk, device, Path(f"/dev/{group}/state")
+    remedy = "put the disk of the host in, and let the server offer the release that is on it"
+    disk, core, state = volumes.of_release(rule, manifest, remedy=remedy)
+    volumes.check_core(manifest, core)
+    return disk, core, state
 
 
 def recovery_key(unlock: Unlock, directory: Path) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install import disks, volumes
+from ansible_collections.vauban.fleet.plugins.module_utils._install import volumes
 from ansible_collections.vauban.fleet.plugins.module_utils._install.disks import Disk
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import Release
 
@@ -38,17 +38,8 @@ def find(rule: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[Disk, Pa
 
     :raises FleetError: no disk is it, or nobody can say which, or it has another release.
     """
-    disk = disks.choose(rule, disks.list_disks())
-    group, core = str(manifest["volume_group"]), f"core_{manifest['version']}"
-    found = volumes.logical_volumes(disk)
-    if lacking := {(group, core), (group, "state")} - found:
-        there = ", ".join(sorted(f"{one}/{name}" for one, name in found)) or "none"
-        names = ", ".join(sorted(f"{one}/{name}" for one, name in lacking))
-        remedy = "let the server offer the release that is on it; without a volume group, install it again"
-        raise FleetError(f"it lacks {names}; its volumes are: {there}", where=str(disk), remedy=remedy)
-    run(["lvm", "vgchange", "--activate", "y", group])
-    volumes.settle()
-    return disk, DEVICES / group / core, DEVICES / group / "state"
+    remedy = "let the server offer the release that is on it; without a volume group, install it again"
+    return volumes.of_release(rule, manifest, remedy=remedy)
 
 
 def header(device: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install import disks
 from ansible_collections.vauban.fleet.plugins.module_utils._install.disks import Disk
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import Release
 
@@ -100,6 +101,24 @@ def check_core(manifest: Mapping[str, Any], device: Path) -> dict[str, Any]:
 def logical_volumes(disk: Disk) -> set[tuple[str, str]]:
     """Volume group and name of each logical volume with a segment on the disk."""
     return {(volume["vg_name"], volume["lv_name"]) for volume in _physical_volumes(disk) if volume["lv_name"]}
+
+
+def of_release(rule: Mapping[str, Any], manifest: Mapping[str, Any], *, remedy: str) -> tuple[Disk, Path, Path]:
+    """The disk that the site's rule matches, if the release was installed on it; its core and its state, active.
+
+    :param remedy: for people whose disk has other volumes.
+    :raises FleetError: no disk is it, or nobody can say which, or it has another release.
+    """
+    disk = disks.choose(rule, disks.list_disks())
+    group, core = str(manifest["volume_group"]), f"core_{manifest['version']}"
+    found = logical_volumes(disk)
+    if lacking := {(group, core), (group, "state")} - found:
+        there = ", ".join(sorted(f"{one}/{name}" for one, name in found)) or "none"
+        names = ", ".join(sorted(f"{one}/{name}" for one, name in lacking))
+        raise FleetError(f"it lacks {names}; its volumes are: {there}", where=str(disk), remedy=remedy)
+    run(["lvm", "vgchange", "--activate", "y", group])
+    settle()
+    return disk, Path(f"/dev/{group}/{core}"), Path(f"/dev/{group}/state")
 
 
 def _volume_groups_on(disk: Disk) -> set[str]:
