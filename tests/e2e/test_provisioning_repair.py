@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ def test_damaged_disk_is_repaired(
     (tmp_path / "machine").mkdir()
     inner = SegmentNic(*server.inner, mac=GATEWAY_INNER_MAC)
     bare = bare_machine(sandbox, keys, tmp_path / "machine", server.segment, GATEWAY_MAC, others=[inner])
-    from_disk = replace(bare.spec, nics=tuple(replace(nic, bootindex=None) for nic in bare.spec.nics))
     known: dict[str, dict[str, Any]] = {GATEWAY: {"class": "software_tpm", "ek_sha256": bare.ek_sha256}, SERVER: {}}
     site = Site(tmp_path / "site", server, [networked_release], known)
     site.play("site_pki", "-e", "site_pki_verb=create")
@@ -46,7 +44,7 @@ def test_damaged_disk_is_repaired(
         with boot(bare.spec) as machine:
             machine.serial.wait_for(f"INSTALLED {GATEWAY}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
             machine.wait_exit(BOOT_TIMEOUT)
-        with boot(from_disk):
+        with boot(bare.from_disk):
             provisioning.end(within=BOOT_TIMEOUT)
 
     disk, volume = bare.spec.disks[0].path, tmp_path / "volume"
@@ -77,6 +75,6 @@ def test_damaged_disk_is_repaired(
     with disk.open("rb") as stream:
         stream.seek(core.offset)
         assert hashlib.sha256(stream.read(manifest["core"]["size"])).hexdigest() == manifest["core"]["sha256"]
-    with boot(from_disk) as machine:
+    with boot(bare.from_disk) as machine:
         reach(machine, DEFAULT_TARGET)
     assert "AGE-SECRET-KEY" not in server.journal() + site.printed()

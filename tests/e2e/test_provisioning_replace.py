@@ -24,12 +24,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Segme
 pytestmark = pytest.mark.extended
 
 
-def from_disk(bare: Bare, boot: Boot) -> Any:
-    """Firmware finds what the installer entered, and tries the network no more."""
-    nics = tuple(replace(nic, bootindex=None) for nic in bare.spec.nics)
-    return boot(replace(bare.spec, nics=nics))
-
-
 def test_disk_goes_to_another_machine(
     server: ProvisioningServer,
     networked_release: Path,
@@ -57,7 +51,7 @@ def test_disk_goes_to_another_machine(
         with boot(old.spec) as machine:
             machine.serial.wait_for(f"INSTALLED {GATEWAY}", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
             machine.wait_exit(BOOT_TIMEOUT)
-        with from_disk(old, boot):
+        with boot(old.from_disk):
             provisioning.end(within=BOOT_TIMEOUT)
 
     disk, volume = old.spec.disks[0].path, tmp_path / "state.luks"
@@ -86,7 +80,7 @@ def test_disk_goes_to_another_machine(
         with boot(new.spec) as machine:
             machine.serial.wait_for(f"KEPT {GATEWAY}", timeout=BOOT_TIMEOUT, fail_on=[FAILED, "INSTALLED"])
             machine.wait_exit(BOOT_TIMEOUT)
-        with from_disk(new, boot):
+        with boot(new.from_disk):
             replacing.end(within=BOOT_TIMEOUT)
     assert state(server, GATEWAY)[0] == "installed"
     after, second = header(), recovered("second")

@@ -172,8 +172,7 @@ def test_host_updates_itself_twice_through_its_tunnel(
                 machine.wait_exit(BOOT_TIMEOUT)
         started = {}
         for name, each in bare.items():
-            nics = tuple(replace(nic, bootindex=None) for nic in each.spec.nics)
-            started[name] = stack.enter_context(boot(replace(each.spec, nics=nics, reboots=True)))
+            started[name] = stack.enter_context(boot(replace(each.from_disk, reboots=True)))
         installing.end(within=BOOT_TIMEOUT)
         machine = started[SERVER]
         machine.serial.wait_for(PROMPT, timeout=BOOT_TIMEOUT)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provisioning_server import ProvisioningServer
@@ -36,6 +36,11 @@ class Bare:
 
     spec: MachineSpec
     ek_sha256: str | None
+
+    @property
+    def from_disk(self) -> MachineSpec:
+        """Switched on once it is installed: firmware finds what was entered, and tries the network no more."""
+        return replace(self.spec, nics=tuple(replace(nic, bootindex=None) for nic in self.spec.nics))
 
 
 def bare_machine(
