@@ -33,6 +33,7 @@ from provisioned_site import (
 )
 from provisioning_server import INNER_NETWORK, ProvisioningServer, provisioning_server
 from relay import relay
+from sdk import unpacked
 from shell import PROMPT, Shell
 from updating import build, entries, restart, settle, update, version_of
 
@@ -111,7 +112,7 @@ def updates(
 ) -> Iterator[Updates]:
     """A Debian machine behind the gateway, on which nothing is installed that is ours."""
     directory = tmp_path_factory.mktemp("updates")
-    tree = sandbox.sdk if sandbox.sdk.is_dir() else sandbox.sdk.parent / "root"
+    tree = unpacked(sandbox.sdk)
     (directory / "build").mkdir()
     for name in ("sdk", "server"):
         (directory / "build" / name).symlink_to(ROOT / "build" / name)

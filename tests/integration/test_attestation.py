@@ -24,7 +24,7 @@ from enrolment import Machine
 from enrolment_apps import Server, served
 from lab import within
 from playing import play_in_tree
-from sdk import SDK
+from sdk import SDK, unpacked
 from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, judging_server, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed
@@ -281,9 +281,7 @@ def test_what_would_be_more_than_a_value_is_refused(core: Path, tmp_path: Path, 
 def booted_machine(sandbox: Sandbox, both: Ends, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     """Debian, with the role and what confines its unit; and a TPM that is a socket."""
     hosts.require()
-    tree = sandbox.sdk if sandbox.sdk.is_dir() else sandbox.sdk.parent / "root"
-    if not tree.is_dir():
-        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    tree = unpacked(sandbox.sdk)
     directory = tmp_path_factory.mktemp("booted")
     roles = {"roles": ["vauban.fleet.attestation", "vauban.fleet.confinement"]}
     done = play_in_tree(directory, sandbox.sdk, tree, roles, layer=directory / "layer")

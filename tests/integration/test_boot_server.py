@@ -32,7 +32,7 @@ from hosts import wait_for
 from lab import Lab
 from playing import ansible_playbook
 from releases import write_release
-from sdk import SDK
+from sdk import unpacked
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _release_store
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server, _confinement
@@ -79,10 +79,7 @@ def lay_down(tree: Path, **changes: Any) -> None:
 @pytest.fixture(scope="session")
 def tree() -> Path:
     """The unpacked SDK, with both servers in it."""
-    root = SDK if SDK.is_dir() else SDK.parent / "root"
-    if not root.is_dir():
-        pytest.skip(f"no unpacked SDK at {root}: run 'make build', or set FLEET_SDK")
-    return root
+    return unpacked()
 
 
 @pytest.fixture(scope="module")

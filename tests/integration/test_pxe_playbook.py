@@ -15,7 +15,7 @@ import yaml
 from booted import Booted, booted
 from playing import ansible_playbook
 from provisioned import PASSPHRASE, ROOT, SITE, write_pki, write_release
-from sdk import SDK
+from sdk import unpacked
 
 HASH = re.compile("[0-9a-f]{64}")
 FETCH = """
@@ -29,10 +29,7 @@ print(len(r.urlopen("https://boot.small.example/{path}", context=context).read()
 
 @pytest.fixture(scope="module")
 def tree() -> Path:
-    root = SDK if SDK.is_dir() else SDK.parent / "root"
-    if not root.is_dir():
-        pytest.skip(f"no unpacked SDK at {root}: run 'make build', or set FLEET_SDK")
-    return root
+    return unpacked()
 
 
 def write_inventory(directory: Path, machine: Booted, release: Path) -> None:

@@ -28,7 +28,7 @@ from certificates import P256, Authority, ec_key, pem
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hosts import Host
-from sdk import SDK
+from sdk import SDK, unpacked
 from updates import PRODUCT, write_channel, write_release
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
@@ -132,9 +132,7 @@ def machine(
 ) -> Iterator[tuple[Host, Path]]:
     hosts.require()
     directory = tmp_path_factory.mktemp("updates")
-    tree = SDK if SDK.is_dir() else SDK.parent / "root"
-    if not tree.is_dir():
-        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    tree = unpacked()
     keys = ProductKeys(directory / "keys" / PRODUCT)
     request = KeyRequest(name=PRODUCT, kind="development")
     key_directory.ensure(keys, request, sandbox, now=dt.datetime.now(dt.UTC) - dt.timedelta(days=2))

@@ -24,7 +24,7 @@ import patching
 import pytest
 import rendering
 from hosts import Host
-from sdk import SDK
+from sdk import SDK, unpacked
 from updates import PRODUCT, write_channel
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
@@ -219,9 +219,7 @@ class Simulated:
 def simulated(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
     hosts.require()
     directory = tmp_path_factory.mktemp("machine")
-    tree = SDK if SDK.is_dir() else SDK.parent / "root"
-    if not tree.is_dir():
-        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    tree = unpacked()
     rendering.lay_down("update_client", directory / "files")
     with hosts.host("machine", SDK.resolve(), (directory / "files", tree), directory / "machine") as made:
         made.write("/usr/lib/os-release", OS_RELEASE)

@@ -14,7 +14,7 @@ import hosts
 import pytest
 import rendering
 from booted import Booted, booted
-from sdk import SDK
+from sdk import unpacked
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MARKER = "/var/lib/update-install/restart"
@@ -25,9 +25,7 @@ Machines = Callable[..., Booted]
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machines]:
     """Boots one with these variables of role update_client."""
-    tree = SDK if SDK.is_dir() else SDK.parent / "root"
-    if not tree.is_dir():
-        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    tree = unpacked()
     with ExitStack() as stack:
 
         def make(**variables: Any) -> Booted:

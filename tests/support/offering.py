@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from booted import Booted, booted
 from certificates import P256, Authority, ec_key, pem
 from playing import ansible_playbook
 from provisioned import ROOT, write_release
-from sdk import SDK
+from sdk import SDK, unpacked
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
@@ -60,9 +59,7 @@ def controller(sandbox: Sandbox, directory: Path, fleet: Mapping[str, Any] | Non
 
     :param fleet: hosts of group ``fleet`` and their variables.
     """
-    tree = SDK if SDK.is_dir() else SDK.parent / "root"
-    if not tree.is_dir():
-        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    tree = unpacked()
     keys = ProductKeys(directory / "keys/server")
     key_directory.ensure(keys, KeyRequest(name="server", kind="development"), sandbox, now=dt.datetime.now(dt.UTC))
     with booted("updates", (tree,), directory / "machine") as machine:

@@ -18,13 +18,13 @@ from typing import Any
 
 import hosts
 import httpx
-import pytest
 from booted import Booted, booted
 from certificates import P256, Authority, ec_key, pem
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from playing import play_in_tree
 from relay import relay
+from sdk import unpacked
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _release_store
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
@@ -98,9 +98,7 @@ def provisioning_server(
     hosts.require()
     directory.mkdir(parents=True)
     site = load_authority(authority or directory)
-    tree = sandbox.sdk if sandbox.sdk.is_dir() else sandbox.sdk.parent / "root"
-    if not tree.is_dir():
-        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    tree = unpacked(sandbox.sdk)
     settings = {
         "boot_server_mode": mode,
         "boot_server_name": name,

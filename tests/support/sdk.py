@@ -8,5 +8,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 # Where the link leads now: a build that runs beside the tests may move it.
 SDK = Path(os.environ.get("FLEET_SDK", Path(__file__).resolve().parents[2] / "build/sdk/current")).resolve()
+
+
+def unpacked(sdk: Path = SDK) -> Path:
+    """The root tree of an SDK. Skips where it is only an image, and says so."""
+    tree = sdk if sdk.is_dir() else sdk.parent / "root"
+    if not tree.is_dir():
+        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    return tree

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import hosts
-import pytest
 import rendering
 from certificates import P256, Authority, ec_key, pem
 from hosts import Host
 from machines import copy_with_raw_disk
 from playing import ansible_playbook
 from relay import relay
+from sdk import unpacked
 from shell import PROMPT, Shell
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _release_store
@@ -85,9 +85,7 @@ class Server:
 def serving(sandbox: Sandbox, directory: Path) -> Iterator[Server]:
     """The server, which has nothing to offer yet."""
     hosts.require()
-    tree = sandbox.sdk if sandbox.sdk.is_dir() else sandbox.sdk.parent / "root"
-    if not tree.is_dir():
-        pytest.skip(f"no unpacked SDK at {tree}: run 'make build', or set FLEET_SDK")
+    tree = unpacked(sandbox.sdk)
     files = directory / "files"
     settings = {**rendering.defaults("boot_server"), "boot_server_name": NAME, "boot_server_enrolment_socket": ""}
     asked = {name: settings[f"boot_server_{name}"] for name in _boot_server.Settings.model_fields}
