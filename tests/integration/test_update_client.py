@@ -16,35 +16,27 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asking
 import hosts
 import pytest
-import rendering
-from certificates import P256, Authority, ec_key, pem
+from asking import NAME, OS_RELEASE, RESOLVE, STATE, USER
+from certificates import P256, Authority, ec_key
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hosts import Host
-from sdk import SDK, unpacked
 from updates import PRODUCT, write_channel, write_release
 
-from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._update import reports
 from ansible_collections.vauban.fleet.plugins.module_utils._update.channel import Rollout, place
 from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
 from ansible_collections.vauban.fleet.plugins.module_utils._update.reports import Report
-from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
-NAME, USER, STATE = "updates.example.org", "nobody", "/var/lib/update"
-OS_RELEASE = f'IMAGE_ID={PRODUCT}\nIMAGE_VERSION="1.0.0"\nVAUBAN_SECURITY_EPOCH=1\n'
-RESOLVE = f"{NAME}:443:127.0.0.1"
 REFUSED = 100
-RUN = f"STATE_DIRECTORY={STATE} RUNTIME_DIRECTORY=/run/update-fetch exec /bin/sh /usr/lib/vauban/update-fetch"
 
 # Passes on what nginx says, up to half of the patch in one connection; then it ends that one.
 CUTTING = """
@@ -81,10 +73,8 @@ class Updates:
 
     def reset(self) -> None:
         """As a machine that has never asked, and a server without releases."""
-        script = f"rm -rf /srv/vauban {STATE} /run/update-fetch /var/lib/update-install"
-        script += f"; mkdir -p /srv/vauban/releases; install -d -o {USER} {STATE} /run/update-fetch"
-        self.machine("sh", "-euc", script)
-        self.machine.write("/usr/lib/os-release", OS_RELEASE)
+        self.machine("sh", "-euc", "rm -rf /var/lib/update-install")
+        asking.forget(self.machine)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def publish(self, version: str = "1.1.0", *, signer: str = "release", **changes: Any) -> Path:
@@ -96,8 +86,7 @@ class Updates:
 
     def fetch(self) -> tuple[int, str]:
         """Status, and what the journal would say."""
-        done = self.machine.ask("sh", "-euc", RUN, user=USER)
-        return done.returncode, done.stdout + done.stderr
+        return asking.fetch(self.machine)
 
     def lines(self) -> list[str]:
         """What the server has logged for module update_reports, the latest last."""
@@ -132,31 +121,9 @@ def machine(
 ) -> Iterator[tuple[Host, Path]]:
     hosts.require()
     directory = tmp_path_factory.mktemp("updates")
-    tree = unpacked()
-    keys = ProductKeys(directory / "keys" / PRODUCT)
-    request = KeyRequest(name=PRODUCT, kind="development")
-    key_directory.ensure(keys, request, sandbox, now=dt.datetime.now(dt.UTC) - dt.timedelta(days=2))
-    files = directory / "files"
-    settings = {**rendering.defaults("boot_server"), "boot_server_name": NAME, "boot_server_enrolment_socket": ""}
-    asked = {name: settings[f"boot_server_{name}"] for name in _boot_server.Settings.model_fields}
-    rendering.lay_down("boot_server", files, __boot_server_plan=_boot_server.plan(asked), **settings)
-    rendering.lay_down("update_client", files, update_client_url=f"https://{NAME}", update_client_resolve=[RESOLVE])
-    with hosts.host("machine", SDK.resolve(), (files, tree), directory / "machine") as made:
-        own = authority.issuing("Example Issuing", ec_key(P256))
-        certificate = own.issue(NAME, ec_key(P256))
-        made.write("/var/lib/vauban/https/certificate.pem", (certificate.pem + own.pem).decode())
-        made.write("/var/lib/vauban/https/key.pem", pem(certificate.key).decode(), mode="0600")
-        for name in ("release", "publish"):
-            made.write(f"/usr/lib/vauban/update/{name}.pem", keys.public(name).read_text())
-        made.write("/etc/machine-id", f"{hosts.MACHINE_ID}\n")
-        made.write("/etc/vauban/update/authority.pem", authority.pem.decode())
-        made("mkdir", "-p", "/run/nginx", "/srv/vauban")
-        log = directory / "nginx.log"
-        with ExitStack() as stack:
-            hosts.start_journal(stack, made, directory / "journald.log")
-            stack.enter_context(made.running("/usr/sbin/nginx", "-g", "user root;", log=log))
-            hosts.wait_for(lambda: made.ask("curl", "-sk", "https://127.0.0.1").returncode == 0, f"nginx; see {log}")
-            yield made, keys.directory
+    keys = asking.product_keys(sandbox, directory)
+    with asking.machine(directory, keys, authority) as made:
+        yield made, keys.directory
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A machine makes the next version from the one that runs and a patch, or takes the bundle.
 
-With the real tools; volumes are files and loop devices, and LVM's commands are two lines of shell, since the kernel of
-the tests has no device-mapper.
+With the real tools, but for those that take device-mapper (simulated).
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import random
@@ -19,77 +17,27 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import asking
 import hosts
 import patching
 import pytest
 import rendering
-from hosts import Host
+from patching import Pair
 from sdk import SDK, unpacked
-from updates import PRODUCT, write_channel
+from simulated import NEW_ENTRY, OFFER, OLD_ENTRY, REMEMBERED, VOLUME, Simulated
+from updates import PRODUCT
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
-from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._update import patch
 from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/update_client/files/root/usr/lib/vauban/update-patch"
-OS_RELEASE = f'IMAGE_ID={PRODUCT}\nIMAGE_VERSION="1.0.0"\nVAUBAN_SECURITY_EPOCH=1\n'
-VOLUME = 4 * 1024 * 1024  # bytes: more than a core has
-OFFER, REMEMBERED = "var/lib/update/offer", "var/lib/update-install"
-OLD_ENTRY, NEW_ENTRY = f"{PRODUCT}_1.0.0.efi", f"{PRODUCT}_1.1.0+3-0.efi"
-# lvm(8) as far as update-install asks it: volumes are files in /dev/fleet, the group is full.
-LVM = """#!/bin/sh
-case $1 in
-    lvs) cd /dev/fleet; for each in *; do echo "  $each $(stat -c %s "$each")"; done ;;
-    vgs) echo 0 ;;
-    lvrename) mv "/dev/fleet/$3" "/dev/fleet/$4" ;;
-    lvchange) ;;
-    *) exit 1 ;;
-esac
-"""
-# In memory, as on a machine: what a patch may take there has an end.
-RUN = """
-export STATE_DIRECTORY=/var/lib/update-install RUNTIME_DIRECTORY=/run/update-install
-umount --quiet /run/update-install || true
-mkdir -p /run/update-install
-mount -t tmpfs -o size=8m none /run/update-install
-exec sh /usr/lib/vauban/update-install
-"""
-
-
-class Pair:
-    """Two releases, and what leads from the first to the second."""
-
-    def __init__(self, sandbox: Sandbox, directory: Path, keys: ProductKeys) -> None:
-        self.sandbox, self.directory, self.keys = sandbox, directory, keys
-        self.old = patching.write(sandbox, directory / "1.0.0", keys.directory, "1.0.0", patching.OLD)
-        self.new = patching.write(sandbox, directory / "1.1.0", keys.directory, "1.1.0", patching.NEW)
-        made = patch.make(sandbox, self.old, self.new, directory / "patches", program=PROGRAM, work=directory)
-        assert made is not None
-        self.patch = made
-
-    @property
-    def file(self) -> Path:
-        return self.directory / "patches" / self.patch.name
-
-    def root_hash(self, release: Path) -> str:
-        return str(json.loads((release / "manifest.json").read_text())["core"]["verity"]["root_hash"])
-
 
 @pytest.fixture(scope="module")
 def pair(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     directory = tmp_path_factory.mktemp("pair")
-    keys = ProductKeys(directory / "keys" / PRODUCT)
-    key_directory.ensure(
-        keys,
-        KeyRequest(name=PRODUCT, kind="development"),
-        sandbox,
-        now=dt.datetime.now(dt.UTC) - dt.timedelta(days=2),
-    )
-    return Pair(sandbox, directory, keys)
+    return Pair(sandbox, directory, asking.product_keys(sandbox, directory))
 
 
 def test_patch_holds_what_has_changed_and_nothing_that_follows_from_it(pair: Pair) -> None:
@@ -100,7 +48,7 @@ def test_patch_holds_what_has_changed_and_nothing_that_follows_from_it(pair: Pai
 
 
 def test_the_same_patch_is_made_again_and_what_is_known_is_not(pair: Pair, tmp_path: Path) -> None:
-    again = patch.make(pair.sandbox, pair.old, pair.new, tmp_path / "again", program=PROGRAM, work=tmp_path)
+    again = patch.make(pair.sandbox, pair.old, pair.new, tmp_path / "again", program=patching.PROGRAM, work=tmp_path)
     assert again == pair.patch
     assert patch.known(pair.old, pair.new, tmp_path / "again") == (True, pair.patch)
     assert patch.known(pair.new, pair.old, tmp_path / "again") == (False, None)
@@ -110,9 +58,10 @@ def test_the_same_patch_is_made_again_and_what_is_known_is_not(pair: Pair, tmp_p
 
 
 def test_patch_that_spares_too_little_is_none(pair: Pair, tmp_path: Path) -> None:
-    other = patching.Contents(random.Random(1).randbytes(2_500_000), patching.OLD.files)
+    seeded = random.Random(1)
+    other = patching.Contents(seeded.randbytes(2_500_000), tuple(seeded.randbytes(200_000) for _ in range(10)))
     release = patching.write(pair.sandbox, tmp_path / "2.0.0", pair.keys.directory, "2.0.0", other)
-    made = patch.make(pair.sandbox, pair.old, release, tmp_path / "patches", program=PROGRAM, work=tmp_path)
+    made = patch.make(pair.sandbox, pair.old, release, tmp_path / "patches", program=patching.PROGRAM, work=tmp_path)
     assert made is None
     assert patch.known(pair.old, release, tmp_path / "patches") == (True, None)
     assert not list((tmp_path / "patches").glob("*.patch"))
@@ -131,7 +80,7 @@ def test_patch_whose_initrd_was_packed_in_another_way_is_not_offered(pair: Pair,
     manifest["uki"] |= {"size": len(changed), "sha256": _digest.of_file(release / "uki")}
     (release / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(FleetError, match="the patch does not give the UKI of the manifest"):
-        patch.make(pair.sandbox, pair.old, release, tmp_path / "patches", program=PROGRAM, work=tmp_path)
+        patch.make(pair.sandbox, pair.old, release, tmp_path / "patches", program=patching.PROGRAM, work=tmp_path)
     assert not list((tmp_path / "patches").glob("*.patch"))
 
 
@@ -160,7 +109,11 @@ def test_patch_gives_the_release_on_block_devices(pair: Pair, devices: tuple[Pat
     work.mkdir()
     shutil.copy(pair.new / "manifest.json", work / "manifest.verified")
     (work / "patch.json").write_text(json.dumps(pair.patch.as_dict()))
-    binds = [Bind(work, "/run/work", writable=True), Bind(PROGRAM, "/run/program"), Bind(pair.file, "/run/patch")]
+    binds = [
+        Bind(work, "/run/work", writable=True),
+        Bind(patching.PROGRAM, "/run/program"),
+        Bind(pair.file, "/run/patch"),
+    ]
     binds += [Bind(device, f"/run/{name}", device=True) for name, device in zip(("old", "new"), devices, strict=True)]
     binds += [Bind(pair.old / "uki", "/run/uki")]
     command = ["sh", "/run/program", "/run/patch", "/run/old", "/run/uki", "/run/new", "made.efi"]
@@ -170,51 +123,6 @@ def test_patch_gives_the_release_on_block_devices(pair: Pair, devices: tuple[Pat
     assert (work / "made.efi").read_bytes() == (pair.new / "uki").read_bytes()
 
 
-class Simulated:
-    """A machine that runs the older release, with what update-fetch has left for it."""
-
-    def __init__(self, host: Host, pair: Pair) -> None:
-        self.host, self.pair = host, pair
-
-    def reset(self) -> None:
-        """As after an installation of the older release, which has been called good."""
-        script = "rm -rf /dev/fleet /efi /var/lib/update /var/lib/update-install /run/asked"
-        self.host("sh", "-euc", f"{script}; mkdir -p /dev/fleet /efi/EFI/Linux /efi/EFI/systemd /efi/EFI/BOOT /{OFFER}")
-        (self.host.root / "dev/fleet/core_1.0.0").write_bytes((self.pair.old / "core").read_bytes().ljust(VOLUME, b"o"))
-        (self.host.root / "dev/fleet/core_0.9.0").write_bytes(random.Random(3).randbytes(VOLUME))
-        (self.host.root / "efi/EFI/Linux" / OLD_ENTRY).write_bytes((self.pair.old / "uki").read_bytes())
-        (self.host.root / f"efi/EFI/Linux/{PRODUCT}_0.9.0.efi").write_bytes(b"the one before")
-        self.host.write(f"/{REMEMBERED}/core", f"{self.pair.root_hash(self.pair.old)}\n")
-
-    def offer(self, made: Patch, content: bytes) -> None:
-        """What a channel names, and the file that came."""
-        offer, new = self.host.root / OFFER, self.pair.new
-        channel = self.pair.directory / "stable.p7m"
-        write_channel(channel, self.pair.keys.directory, new, patches=[made.as_dict()])
-        shutil.move(channel, offer / "channel.p7m")
-        for name in ("manifest.json", "manifest.json.p7s"):
-            shutil.copy(new / name, offer / name)
-        shutil.copy(new / "boot_loader", offer / "boot-loader.efi")
-        (offer / "patch").write_bytes(content)
-
-    def install(self) -> tuple[int, str]:
-        """Status, and what the journal would say."""
-        done = self.host.ask("sh", "-euc", RUN)
-        return done.returncode, done.stdout + done.stderr
-
-    def entries(self) -> set[str]:
-        return {path.name for path in (self.host.root / "efi/EFI/Linux").iterdir()}
-
-    def read(self, path: str) -> bytes:
-        file = self.host.root / path
-        return file.read_bytes() if file.is_file() else b""
-
-    def running_is_untouched(self) -> bool:
-        core, uki = (self.pair.old / name for name in ("core", "uki"))
-        same = self.read("dev/fleet/core_1.0.0") == core.read_bytes().ljust(VOLUME, b"o")
-        return same and self.read(f"efi/EFI/Linux/{OLD_ENTRY}") == uki.read_bytes()
-
-
 @pytest.fixture(scope="module")
 def simulated(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
     hosts.require()
@@ -222,15 +130,7 @@ def simulated(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     tree = unpacked()
     rendering.lay_down("update_client", directory / "files")
     with hosts.host("machine", SDK.resolve(), (directory / "files", tree), directory / "machine") as made:
-        made.write("/usr/lib/os-release", OS_RELEASE)
-        for name in ("release", "publish"):
-            made.write(f"/usr/lib/vauban/update/{name}.pem", pair.keys.public(name).read_text())
-        made.write("/usr/local/bin/lvm", LVM, mode="0755")
-        made.write("/usr/local/bin/systemctl", '#!/bin/sh\necho "$*" >> /run/asked\n', mode="0755")
-        for name in ("blockdev", "udevadm"):
-            made.write(f"/usr/local/bin/{name}", "#!/bin/sh\n", mode="0755")
-        made.write("/run/command_line", "ro systemd.verity_root_data=/dev/fleet/core_1.0.0\n")
-        made("mount", "--bind", "/run/command_line", "/proc/cmdline")
+        asking.trust(made, pair.keys)
         yield Simulated(made, pair)
 
 
