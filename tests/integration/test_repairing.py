@@ -159,3 +159,7 @@ def test_boot_partition_is_found_by_its_type(run: Run, tmp_path: Path, monkeypat
 
     assert repairing.boot_partition(disk(path)) == (first, True), "nothing could be mounted"
     assert repairing.boot_partition(disk(path)) == (first, False)
+    damage(first, 32 * 512, 4)  # the first entries of the first of two tables
+    assert repairing.boot_partition(disk(path)) == (first, False), "there is another table"
+    damage(first, 0, 1 << 20)
+    assert repairing.boot_partition(disk(path)) == (first, True), "neither table nor root directory are left"

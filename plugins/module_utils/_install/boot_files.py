@@ -34,7 +34,7 @@ def install(release: Release, device: Path) -> dict[str, Any]:
             for path, part in files.items():
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 _place(release.path(part), root / path)
-            (root / "loader").mkdir()
+            (root / "loader").mkdir(exist_ok=True)
             (root / "loader/loader.conf").write_text(LOADER_CONF)
         finally:
             run(["umount", root])

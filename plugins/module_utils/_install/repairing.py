@@ -119,7 +119,9 @@ def core(release: Release, device: Path) -> dict[str, Any]:
 
 
 def boot_partition(disk: Disk) -> tuple[Path, bool]:
-    """The disk's EFI system partition, with a file system that can be mounted; whether that is new.
+    """The disk's EFI system partition, with a file system that fsck.vfat(8) has nothing to say of; whether that is new.
+
+    What it cannot mend is no loss: all that has to be there is in the release.
 
     :raises FleetError: there is none.
     """
@@ -127,7 +129,8 @@ def boot_partition(disk: Disk) -> tuple[Path, bool]:
     found = [Path(each["node"]) for each in table["partitions"] if each["type"].lower() == _ESP_TYPE]
     if not found:
         raise FleetError("there is no EFI system partition", where=str(disk), remedy="install the host again")
-    new = run(["blkid", "--probe", "--match-types", "vfat", found[0]], check=False).returncode != 0
+    run(["fsck.vfat", "-a", found[0]], check=False)  # 1 if it has mended something, and if it cannot
+    new = run(["fsck.vfat", "-n", found[0]], check=False).returncode != 0
     if new:
         run(["mkfs.vfat", "-F", "32", "-n", "ESP", found[0]])
     return found[0], new
