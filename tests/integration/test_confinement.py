@@ -33,6 +33,7 @@ OF_OTHER_ROLES = {
     "update-install.service",
     "update-policy.service",
     "update-restart.service",
+    "update-retry.service",
     "vauban-enrolment-admin.service",
     "vauban-enrolment-machines.service",
 }

@@ -75,3 +75,32 @@ def test_only_what_this_boot_has_installed_is_started(machine: Machines) -> None
     made.ask("systemctl", "start", "update-restart.service")
     restarted = made.root / "run/restarted"
     hosts.wait_for(restarted.exists, "the restart", within=60)
+
+
+@pytest.mark.parametrize(
+    ("ended", "asks", "soon"), [("no-answer", [], True), ("refused", [], False), ("no-answer", ["*-*-* 03:00"], False)]
+)
+def test_no_answer_is_a_reason_to_ask_again_soon(machine: Machines, ended: str, asks: list[str], soon: bool) -> None:
+    """Each time, also when it was the retry that got none."""
+    made = machine(update_client_ask_times=asks)
+    # How it ends, in the place of the program: there is no server.
+    script = f"echo {ended} > /var/lib/update/asked; echo >> /var/lib/update/count; exit 1"
+    made.write(
+        "/run/systemd/system/update-fetch.service.d/90-test.conf",
+        f"[Service]\nUser=root\nExecStart=\nExecStart=sh -c '{script}'\n",
+    )
+    made("systemctl", "daemon-reload")
+    assert made.ask("systemctl", "start", "update-fetch.service").returncode != 0
+    hosts.wait_for(lambda: not made("systemctl", "list-jobs", "--no-legend").strip(), "the end of all jobs")
+    assert (made.state("update-retry.timer") == "active") is soon, made.journal()
+    if not soon:
+        return
+    said = made("systemctl", "show", "--property=TimersMonotonic,RandomizedDelayUSec", "update-retry.timer")
+    assert "OnActiveUSec=10min" in said
+    assert "RandomizedDelayUSec=20min" in said
+    quick = "[Timer]\nOnActiveSec=\nOnActiveSec=1s\nRandomizedDelaySec=0\nAccuracySec=1ms\n"
+    made.write("/run/systemd/system/update-retry.timer.d/90-test.conf", quick)
+    made("systemctl", "daemon-reload")
+    made("systemctl", "restart", "update-retry.timer")
+    count = made.root / "var/lib/update/count"
+    hosts.wait_for(lambda: len(count.read_text()) >= 3, "the third question", within=60)
