@@ -1,10 +1,14 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The enrolment service's two applications in the test's own process, on a database that outlives them."""
+"""The enrolment service's two applications in the test's own process, on a database that outlives them.
+
+That is a file of SQLite, or on the PostgreSQL server that the environment names as FLEET_ENROLMENT_DATABASE.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -20,12 +24,25 @@ from certificates import P256, Authority, ec_key, pem
 from cryptography import x509
 from enrolment import Clock, FakeVerifier, expectation
 from fastapi.testclient import TestClient
+from postgresql import new_database
+from sqlalchemy import create_engine, text
 
 from vauban_enrolment.app import admin_app, machines_app
 from vauban_enrolment.service import Service
 from vauban_enrolment.settings import Settings
 from vauban_enrolment.storage import Storage
 from vauban_enrolment.verifier import Verifier
+
+POSTGRESQL = os.environ.get("FLEET_ENROLMENT_DATABASE")
+
+_UNLOCK = {
+    "sqlite": ("DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"),
+    "postgresql": ("SET session_replication_role = replica",),
+}
+
+
+def _database(file: Path) -> str:
+    return new_database(POSTGRESQL) if POSTGRESQL else f"sqlite:///{file}"
 
 
 @dataclass
@@ -39,10 +56,13 @@ class Server:
     clock: Clock = field(default_factory=Clock)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.database = _database(self.file)
+
     def start(self, **settings: Any) -> None:
         """Begin with nothing but the database. As often as wanted: that is a restart."""
         self.settings.update(settings)
-        read = Settings.model_validate({"database": f"sqlite:///{self.file}", **self.settings})
+        read = Settings.model_validate({"database": self.database, **self.settings})
         self.service = Service(Storage(read.database), read, self.verifier, self.authorities, self.clock)
         self.stack.callback(self.service.storage.close)
         # The sweep of the running application would be a second clock; tests call it.
@@ -61,6 +81,14 @@ class Server:
         answer = self.admin.get("/admin/v1/audit", params=query).json()
         assert answer["intact"], answer["fault"]
         return list(answer["records"])
+
+    def change(self, statement: str) -> None:
+        """Change the database as somebody does who owns it: nothing keeps him from anything."""
+        engine = create_engine(self.database)
+        with engine.begin() as connection:
+            for each in (*_UNLOCK[engine.dialect.name], statement):
+                connection.execute(text(each))
+        engine.dispose()
 
     def last(self) -> dict[str, Any]:
         return self.log()[-1]
