@@ -62,15 +62,12 @@ class ActionModule(ControllerAction):
             found = {sha256: Configuration.read(work / sha256) for sha256 in set(packed.values())}
             wanted = {host: found[packed[host]] for host in hosts}
             authors = self._authors(arguments, loaded, hosts, work)
-            orders = [
-                Order(
-                    host,
-                    self._account(arguments, host),
-                    wanted[host],
-                    partial(_sign, authors[loaded.plan.members[host].host.product], host, wanted[host], work),
-                )
-                for host in hosts
-            ]
+            orders = []
+            for host in hosts:
+                author = authors[loaded.plan.members[host].host.product]
+                sign = partial(_sign, author, host, wanted[host], work)
+                account = self._account(arguments, host)
+                orders.append(Order(host, account, wanted[host], sign, author.crl, author.crl_number))
             done = fleet.bring(orders, check=check, at_once=arguments["at_once"], patience=float(arguments["patience"]))
         memory = site / _MEMORY
         result: dict[str, Any] = {

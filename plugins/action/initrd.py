@@ -39,7 +39,7 @@ class ActionModule(StepAction):
         "work": {"type": "path", "required": True},
         "hardware_profiles": {"type": "list", "elements": "str", "default": []},
         "hardware_directories": {"type": "list", "elements": "path", "default": []},
-        "release_certificate": {"type": "path"},
+        "root": {"type": "path"},
         "enrolment": {"type": "dict", "default": {}},
         "moved_pcrs": {"type": "list", "elements": "int", "default": []},
         "compression_level": {"type": "int", "default": 6},
@@ -101,7 +101,16 @@ class ActionModule(StepAction):
 # Only an installer carries our library, so only there a change of it matters.
 _CODE = {
     "system": ("_image",),
-    "installer": ("_image", "_install", "_tpm", "_command.py", "_atomic.py", "_digest.py", "_errors.py"),
+    "installer": (
+        "_image",
+        "_install",
+        "_tpm",
+        "_command.py",
+        "_atomic.py",
+        "_digest.py",
+        "_errors.py",
+        "_signatures.py",
+    ),
 }
 
 
@@ -121,8 +130,8 @@ def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
         texts["etc/crypttab"] = "".join(attached)
         if arguments["moved_pcrs"]:
             texts[_POLICY] = "".join(_move(line, arguments["moved_pcrs"]) for line in attached)
-    elif arguments["release_certificate"]:
-        texts["etc/vauban/release.crt"] = _certificate(Path(arguments["release_certificate"]))
+    elif arguments["root"]:
+        texts["etc/vauban/root.pem"] = _root(Path(arguments["root"]))
     return texts
 
 
@@ -153,12 +162,12 @@ def _option(option: str) -> str:
     return name + equals + ":".join(f"/sysroot{path}" for path in value.split(":"))
 
 
-def _certificate(path: Path) -> str:
+def _root(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except FileNotFoundError:
         raise FleetError(
-            "the certificate does not exist",
+            "the certificate of the root does not exist",
             where=str(path),
             remedy="make the keys with 'ansible-playbook vauban.fleet.pki'",
         ) from None

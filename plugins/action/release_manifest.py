@@ -31,7 +31,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTI
 _BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 _UKIS = ("uki", "installer")
 _SBOM_CODE = ("sbom.py", "packages.py")
-_CERTIFICATES = ("PK", "KEK", "db", "pcr", "release", "publish")
+_CERTIFICATES = ("PK", "KEK", "db", "pcr", "root", "release")
 
 
 class ActionModule(StepAction):

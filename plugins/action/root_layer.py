@@ -182,10 +182,11 @@ def _configures(name: str) -> bool:
 
 
 def _certificates(directory: str | None) -> dict[str, str]:
-    """Those that roles put into a tree. Without an update client none does, but they change as good as never."""
+    """What roles put into a tree of the product's keys: not the certificates that the root issues for a short time."""
     if directory is None:
         return {}
-    found = {path.name: _digest.of_file(path) for path in sorted(Path(directory).glob("*.crt"))}
+    paths = [Path(directory) / name for name in ("pcr.crt", "root.crt", "root.crl")]
+    found = {path.name: _digest.of_file(path) for path in paths if path.is_file()}
     return {"certificates": _digest.of_data(found)}
 
 

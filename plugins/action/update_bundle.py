@@ -32,7 +32,7 @@ class ActionModule(StepAction):
     def stage(self, arguments: Mapping[str, Any]) -> Stage:
         """The two files, their name, and who signs."""
         self._signer = Signer(arguments)
-        code = ("_image/bundle.py", "_boot/signing.py")
+        code = ("_image/bundle.py", "_boot/signing.py", "_signatures.py")
         inputs = {
             **{name: digest_of(Path(arguments[name])) for name in ("core", "uki")},
             "name": _digest.of_data(arguments["product"], arguments["version"]),
@@ -61,5 +61,7 @@ class ActionModule(StepAction):
             core_sha256=_digest.of_file(core),
         )
         key, certificate = signer.reference("release"), signer.certificate("release")
-        bundle.sign(sandbox, payload, manifest, key, certificate, stage.output, log=log)
+        bundle.sign(
+            sandbox, payload, manifest, key, certificate, stage.output, trust=signer.keys.trust("release"), log=log
+        )
         return {"size": stage.output.stat().st_size, "sha256": _digest.of_file(stage.output)}

@@ -12,6 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import signing
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import LIST
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._lock import locked
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
@@ -52,27 +55,41 @@ class ActionModule(ControllerAction):
         work.mkdir(parents=True, exist_ok=True)
         sandbox = sandbox_at(arguments["sdk"], work)
         signer = Signer({**arguments, "instrumentation": []})
-        now, valid = dt.datetime.now(dt.UTC), dt.timedelta(days=arguments["days"])
+        now = dt.datetime.now(dt.UTC)
+        key, number = signer.reference("publish"), signer.keys.revocation_list().number
+        valid, warnings = _validity(signer, dt.timedelta(days=arguments["days"]), now)
         wanted = self._wanted(arguments, sandbox, signer, now, valid)
         complete = True
-        warnings: list[str] = []
         if wanted is not None:
-            wanted, complete, warnings = self._patched(arguments, sandbox, signer, wanted, work)
+            wanted, complete, unpatched = self._patched(arguments, sandbox, signer, wanted, work)
+            warnings += unpatched
         product = wanted.product if wanted is not None else arguments["product"]
         dest = Path(arguments["dest"]) / product / f"{arguments['channel']}{channel.SUFFIX}"
         if not self._task.check_mode:
             dest.parent.mkdir(parents=True, exist_ok=True)
-        certificate = signer.certificate("publish")
+        certificate, trust = signer.certificate("publish"), signer.keys.trust("publish")
         with locked(dest.parent) if dest.parent.is_dir() else nullcontext():
-            before = channel.read(sandbox, dest, certificate)
+            before = channel.read(sandbox, dest, trust)
             offered, halted = self._decided(arguments, before, wanted)
+            offered = replace(offered, revocations=number)
             changed = not complete or offered != before or offered.halfway(now)
+            # A certificate that took the place of another one signs anew what that one has signed.
+            changed = changed or not signing.signed_by(sandbox, dest, certificate)
             if changed:
                 offered = offered.renewed(now, valid, before)
             if changed and not self._task.check_mode:
-                channel.write(sandbox, offered, dest, signer.reference("publish"), certificate, work=work)
+                channel.write(sandbox, offered, dest, key, certificate, work=work)
             paths = set(dest.parent.glob(f"*{channel.SUFFIX}")) - {dest}
-            others = [channel.read(sandbox, each, certificate) for each in paths]
+            others = [channel.read(sandbox, each, trust) for each in paths]
+            revocations = dest.with_name(LIST)
+            if not self._task.check_mode:
+                _copy(signer.keys.revocations, revocations)
+        warnings += [
+            f"channel {each.channel} of {product} was signed before the present list of revoked certificates:"
+            f" run playbook release with -e channel={each.channel}"
+            for each in others
+            if each is not None and each.revocations < number
+        ]
         standing = [each for each in (*others, before, offered) if each is not None]
         held = {f"{each.product}/{each.version}" for each in standing}
         named = {dest.parent / each.version / file.name for each in standing for file in each.patches}
@@ -80,7 +97,7 @@ class ActionModule(ControllerAction):
             _remove_patches(dest.parent, {each.version for each in standing})
         release = str(Path(arguments["release"]).resolve()) if wanted is not None else None
         result = {"changed": changed, "path": str(dest), "release": release, "offer": offered.as_dict()}
-        result |= {"held": sorted(held), "halted": halted, "warnings": warnings}
+        result |= {"held": sorted(held), "halted": halted, "warnings": warnings, "revocations": str(revocations)}
         result |= {"patches": sorted(str(file) for file in named if file.is_file())}
         return {**result, "diff": _diff(before, offered)} if changed else result
 
@@ -94,9 +111,10 @@ class ActionModule(ControllerAction):
             channel.check_name(arguments["channel"])
             return None
         directory = Path(arguments["release"]).resolve()
-        manifest = channel.check_release(sandbox, directory, signer.certificate("release"))
+        manifest = channel.check_release(sandbox, directory, signer.keys.trust("release"))
         _check_kind(manifest, arguments["keys_kind"], directory)
-        return channel.offer_of(manifest, directory, arguments["channel"], now=now, valid=valid)
+        number = signer.keys.revocation_list().number
+        return channel.offer_of(manifest, directory, arguments["channel"], revocations=number, now=now, valid=valid)
 
     def _patched(
         self, arguments: Mapping[str, Any], sandbox: Sandbox, signer: Signer, wanted: channel.Offer, work: Path
@@ -114,7 +132,7 @@ class ActionModule(ControllerAction):
                 complete = False
             elif not is_known:
                 try:
-                    channel.check_release(sandbox, base, signer.certificate("release"))
+                    channel.check_release(sandbox, base, signer.keys.trust("release"))
                     made = patch.make(sandbox, base, release, dest, program=_PROGRAM, work=work)
                 except FleetError as exc:
                     warnings.append(f"no patch from {base.name} to {wanted.version}: {exc}")
@@ -133,6 +151,22 @@ class ActionModule(ControllerAction):
             return offered, None
         reason = channel.trouble(before, arguments["experience"], arguments["failures"])
         return (offered, None) if reason is None else (before.ordered("pause"), reason)
+
+
+def _validity(signer: Signer, wanted: dt.timedelta, now: dt.datetime) -> tuple[dt.timedelta, list[str]]:
+    """For how long it can be signed: no longer than the certificate counts; and what is to be said of that."""
+    certificate = signer.keys.certificate("publish")
+    left = certificate.not_after - now
+    if left >= wanted:
+        return wanted, []
+    said = f"valid until {certificate.not_after:%Y-%m-%d}, and so is what the channel says: renew it with playbook pki"
+    return left, [f"{certificate.path}: {said}"]
+
+
+def _copy(source: Path, dest: Path) -> None:
+    content = source.read_bytes()
+    if not dest.is_file() or dest.read_bytes() != content:
+        write_bytes(dest, content)
 
 
 def _remove_patches(directory: Path, versions: set[str]) -> None:

@@ -10,6 +10,7 @@ short_description: Bring hosts of a site their configuration
 author: Vauban maintainers (@vauban)
 version_added: 0.4.0
 description:
+  - A host that does not know the newest list of revoked certificates (C(PRODUCT/root.crl)) gets it first.
   - Packs the rendered configuration of each host, with the revocation lists that count now, signs it with the key
     C(configuration) of the host's product under a number that is higher than any the host has had, leaves it in the
     drop area of account C(admin) over sftp, and follows what the machine makes of it.
@@ -36,7 +37,8 @@ options:
   keys:
     description:
       - Directory with the key directory of each product, as M(vauban.fleet.product_keys) makes them.
-      - Needed are C(PRODUCT/configuration.crt) and, unless O(key_uris) names it, C(PRODUCT/configuration.key).
+      - Needed are C(PRODUCT/configuration.crt), the root's C(root.crt) and C(root.crl) beside it and, unless
+        O(key_uris) names it, C(PRODUCT/configuration.key).
     type: path
     required: true
   key_uris:
@@ -181,5 +183,5 @@ failure:
   sample:
     message: there is no key 'configuration' of product gateway
     where: /srv/keys/gateway/configuration.crt
-    remedy: run playbook pki again
+    remedy: run playbook pki again, or bring the certificate from the directory that has root.key
 """

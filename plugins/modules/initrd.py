@@ -24,8 +24,10 @@ options:
     description: The initrd.
     type: path
     required: true
-  release_certificate:
-    description: Certificate (PEM) that releases must be signed with; for O(kind=installer).
+  root:
+    description:
+      - Certificate of the root below which releases must be signed, with its list of revoked certificates (PEM); for
+        O(kind=installer).
     type: path
   moved_pcrs:
     description:

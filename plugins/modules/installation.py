@@ -21,8 +21,10 @@ options:
     description: Directory with the release, its manifest and the manifest's signature.
     type: path
     required: true
-  certificate:
-    description: Certificate (PEM) that must have signed the manifest.
+  root:
+    description:
+      - Certificate of the root below which the manifest must have been signed, with its list of revoked certificates
+        (PEM).
     type: path
     required: true
   disk:
@@ -60,7 +62,7 @@ EXAMPLES = r"""
 - name: Say what an installation would erase
   vauban.fleet.installation:
     release: /run/medium
-    certificate: /etc/vauban/release.crt
+    root: /etc/vauban/root.pem
     disk:
       serial: S4X9NX0R
   check_mode: true
@@ -100,7 +102,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "release": {"type": "path", "required": True},
-            "certificate": {"type": "path", "required": True},
+            "root": {"type": "path", "required": True},
             "disk": {"type": "dict", "required": True},
             "esp_size": {"type": "int", "default": Request.esp_size},
             "swap_size": {"type": "int", "default": Request.swap_size},
@@ -111,9 +113,9 @@ def main() -> None:
     )
     parameters = module.params
     request = Request(disk=parameters["disk"], **{name: parameters[name] for name in _SIZES})
-    directory, certificate = Path(parameters["release"]), Path(parameters["certificate"])
+    directory, root = Path(parameters["release"]), Path(parameters["root"])
     try:
-        release = open_release(directory, certificate)
+        release = open_release(directory, root)
         disk = disks.choose(request.disk, disks.list_disks())
         group = release.manifest["volume_group"]
         if {(group, f"core_{release.version}"), (group, "state")} <= volumes.logical_volumes(disk):
@@ -121,7 +123,7 @@ def main() -> None:
         diff = {"before": "\n".join(disk.contents) + "\n", "after": f"{release.product} {release.version}\n"}
         if module.check_mode:
             module.exit_json(changed=True, disk=str(disk), diff=diff)
-        report = Installation(directory, certificate, request, module.log).run()
+        report = Installation(directory, root, request, module.log).run()
     except FleetError as exc:
         module.fail_json(msg=str(exc), failure=exc.as_failure())
     module.exit_json(changed=True, disk=str(disk), diff=diff, report=report.__dict__)

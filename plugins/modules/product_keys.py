@@ -11,6 +11,8 @@ version_added: 0.1.0
 description:
   - Makes the directory with the keys that sign a product, and what derives from them
     (certificates, EFI signature lists, signed updates of the Secure Boot variables).
+  - The key C(root) issues the certificates of C(release), C(publish) and C(configuration), and a list of those that
+    count no more. It can stay offline; what it has to sign anew is said, as a warning or as the reason of a failure.
   - A private key is never written over. What derives from the keys and is missing or does not fit is made anew.
   - Fails if a private key is missing but its certificate is there, unless O(held_elsewhere) names the key.
   - Fails if the directory holds keys of the other O(kind).
@@ -51,9 +53,27 @@ options:
     choices: [development, production]
     default: development
   days:
-    description: Validity, in days, of certificates that are made now.
+    description: Validity, in days, of certificates that are made now and that C(root) does not issue.
     type: int
     default: 3650
+  signing_days:
+    description:
+      - Validity, in days, of certificates that C(root) issues now.
+      - If the key C(root) is there, they are renewed in their last O(expiry_warning) days, or in the last third of
+        their time if that is less.
+    type: int
+    default: 365
+    version_added: 0.4.0
+  revoke:
+    description:
+      - SHA-256 fingerprints of certificates of C(release), C(publish) or C(configuration) that are to count no more, or
+        at least their first 16 digits.
+      - Certificate and key go to directory C(revoked), new ones take their place, and C(root) signs a list that names
+        the certificate. A fingerprint that has been revoked already changes nothing.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.4.0
   db_bits:
     description: Size in bits of the RSA key C(db) if it is made now.
     type: int
@@ -72,7 +92,7 @@ options:
       - Their public half must be in the directory, their private half must not.
     type: list
     elements: str
-    choices: [PK, KEK, db, pcr, release, publish, configuration, escrow]
+    choices: [PK, KEK, db, pcr, root, release, publish, configuration, escrow]
     default: []
   expiry_warning:
     description: Warn of certificates that expire within this many days.
@@ -105,7 +125,7 @@ EXAMPLES = r"""
     path: "{{ fleet_keys_dir }}"
     name: gateway
     kind: production
-    held_elsewhere: [PK, KEK, escrow]
+    held_elsewhere: [PK, KEK, root, escrow]
     sdk: "{{ fleet_sdk }}"
     scratch: "{{ fleet_scratch }}"
 """
@@ -163,6 +183,11 @@ certificates:
       sha256: 1f0c2d8e4b3a59687786a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0
       not_after: "2036-11-19T09:30:00+00:00"
       days_left: 3649
+revocation_list:
+  description: Number of the list of revoked certificates; null before there is one.
+  returned: success, unless check mode would make the keys
+  type: int
+  sample: 1
 written:
   description: Names of the files that were written or, in check mode, would be.
   returned: success
@@ -183,8 +208,17 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import CRYPTOGRAPHY_ERROR
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.issuing import unlisted
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure, plan
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys, expiring
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
+    ISSUED,
+    LIST,
+    ROOT,
+    KeyRequest,
+    ProductKeys,
+    due,
+    expiring,
+)
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
@@ -205,7 +239,7 @@ def describe(keys: ProductKeys, now: dt.datetime) -> dict[str, Any]:
     }
     if keys.marker.exists():
         marker = keys.read_marker()
-        facts |= {name: marker.get(name) for name in ("owner_guid", "escrow_recipient")}
+        facts |= {name: marker.get(name) for name in ("owner_guid", "escrow_recipient", "revocation_list")}
     return facts
 
 
@@ -213,6 +247,35 @@ def properties(keys: ProductKeys, now: dt.datetime, written: tuple[str, ...] = (
     """One side of the diff; ``written`` are files that are not there yet."""
     files = {path.name for path in keys.directory.iterdir()} if keys.directory.exists() else set()
     return {"files": sorted(files | set(written)), **describe(keys, now)}
+
+
+def concerns(keys: ProductKeys, request: KeyRequest, now: dt.datetime, days: int) -> list[str]:
+    """What somebody has to do soon, and what to type for it."""
+    found, offline = [], ROOT in request.held_elsewhere
+    soon = due(keys, now=now, within_days=days)
+    for certificate in expiring(keys, now=now, within_days=days):
+        name = certificate.path.stem
+        if name not in ISSUED:
+            found.append(f"{certificate.path}: valid until {certificate.not_after:%Y-%m-%d}; see docs/keys.md")
+        elif name in soon and offline:
+            found.append(
+                f"{certificate.path}: valid until {certificate.not_after:%Y-%m-%d}, then nothing that it has signed is"
+                f" believed. Run playbook pki on the directory that has root.key, and bring {name}.crt from there"
+            )
+    for name in ISSUED:
+        asked = keys.directory / f"{name}.csr"
+        if asked.exists():
+            found.append(
+                f"{asked}: bring it to the directory that has root.key, run playbook pki there, and bring {name}.crt,"
+                f" {LIST} and root.crt from there"
+            )
+    if keys.public(ROOT).exists():
+        found += [
+            f"{each.path}: {LIST} does not name this certificate. Run playbook pki with product_keys_revoke="
+            f"{each.fingerprint[:16]} on the directory that has root.key, and bring {LIST} from there"
+            for each in unlisted(keys)
+        ]
+    return found
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
@@ -224,9 +287,12 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         name=params["name"],
         kind=params["kind"],
         days=params["days"],
+        signing_days=params["signing_days"],
         db_bits=params["db_bits"],
         security_epoch=params["security_epoch"],
         held_elsewhere=frozenset(params["held_elsewhere"]),
+        renew=due(keys, now=now, within_days=params["expiry_warning"]),
+        revoke=tuple(params["revoke"]),
     )
     request.check()
     before = properties(keys, now)
@@ -239,8 +305,8 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="keys.", dir=scratch) as empty:
             written = ensure(keys, request, Sandbox(Path(params["sdk"]), Path(empty)), now=now)
         after = properties(keys, now)
-    for certificate in expiring(keys, now=now, within_days=params["expiry_warning"]):
-        module.warn(f"{certificate.path}: valid until {certificate.not_after:%Y-%m-%d}; see docs/keys.md")
+    for text in concerns(keys, request, now, params["expiry_warning"]):
+        module.warn(text)
     return {
         "changed": bool(written),
         "path": str(keys.directory),
@@ -259,12 +325,14 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "kind": {"type": "str", "choices": ["development", "production"], "default": "development"},
             "days": {"type": "int", "default": 3650},
+            "signing_days": {"type": "int", "default": 365},
+            "revoke": {"type": "list", "elements": "str", "default": []},
             "db_bits": {"type": "int", "choices": [2048, 3072, 4096], "default": 2048},
             "security_epoch": {"type": "int", "default": 1},
             "held_elsewhere": {
                 "type": "list",
                 "elements": "str",
-                "choices": ["PK", "KEK", "db", "pcr", "release", "publish", "configuration", "escrow"],
+                "choices": ["PK", "KEK", "db", "pcr", "root", "release", "publish", "configuration", "escrow"],
                 "default": [],
                 "no_log": False,
             },

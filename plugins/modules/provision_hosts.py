@@ -30,7 +30,7 @@ options:
     type: path
     required: true
   keys:
-    description: Directory in which C(PRODUCT/release.crt) is the certificate that is believed.
+    description: Directory in which C(PRODUCT/root.pem) says whose signature on a release is believed.
     type: path
     required: true
   root:

@@ -10,6 +10,8 @@ short_description: Sign which release a channel offers
 author: Vauban maintainers (@vauban)
 version_added: 0.4.0
 description:
+  - What is signed names the list of revoked certificates (C(root.crl)) that machines have to know to believe it, and
+    counts no longer than the certificate of C(publish).
   - Checks a release, its manifest against the builder's signature and each file against the manifest, and signs with
     the product's key C(publish) that a channel offers it.
   - A machine wants both signatures, so builder and controller have to agree.
@@ -70,7 +72,8 @@ options:
   keys:
     description:
       - Key directory of the product, as M(vauban.fleet.product_keys) makes it.
-      - Needed are C(release.crt), and C(publish) with its private key.
+      - Needed are C(root.crt), C(root.crl) and C(root.pem), which say whose signature on the release counts, and
+        C(publish) with its certificate and its private key.
     type: path
     required: true
   keys_kind:
@@ -169,10 +172,16 @@ offer:
     security_epoch: 1
     issued: "2026-11-23T06:00:00Z"
     expires: "2026-12-23T06:00:00Z"
+    revocations: 1
     manifest:
       size: 49500
       sha256: 039920c7b936accf4d417e37b169c218249b80866d5152c923571daaf95a6d37
     rollout: {percent: 10, seed: 039920c7b936accf4d417e37b169c218, state: running}
+revocations:
+  description: The list of revoked certificates that belongs to it, beside the signed file.
+  returned: success
+  type: str
+  sample: /srv/build/channels/gateway/root.crl
 held:
   description: Releases that a channel of the product offers, as C(PRODUCT/VERSION). They must stay on the server.
   returned: success

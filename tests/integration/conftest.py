@@ -39,7 +39,7 @@ GROUPS = Groups(
     {
         "builds": {"test_derived", "test_offline_build", "test_reproducible", "test_rootless"},
         "machines": {"test_measurement", "test_qemu_vm", "test_tpm_device", "test_vm"},
-        "configuration": {"test_configuration_client", "test_configure_playbook"},
+        "configuration": {"test_configuration_client", "test_configuration_rotation", "test_configure_playbook"},
         "image": {"test_admin_access", "test_confinement", "test_logging", "test_services", "test_time_sync"},
     }
 )

@@ -53,7 +53,7 @@ def number(machine: Machine) -> int:
     """One that is higher than all before."""
     last = (machine.result()["last"] or {}).get("number") or 0
     seen = machine.host.ask("cat", f"{STATE}/seen").stdout
-    return max(int(last), int(seen or 0), int(machine.result()["present"]["number"])) + 1
+    return max(int(last), int(seen.split()[-1] if seen else 0), int(machine.result()["present"]["number"])) + 1
 
 
 def process(machine: Machine, unit: str) -> str:
@@ -179,6 +179,7 @@ _LINK = {"kind": tarfile.SYMTYPE, "linkname": "../var/lib"}
         pytest.param(_altered(0), "the archive is not the one that was signed", id="altered archive"),
         pytest.param(_statement(host="paris-files02"), f"for host paris-files02; this is {NAME}", id="host"),
         pytest.param(_statement(product="gateway"), "for product gateway; this machine is server", id="product"),
+        pytest.param(_statement(revocations=2), "it wants list 2 of revoked certificates", id="list"),
         pytest.param(_statement(number=1), "number 1 is not higher than", id="lower number"),
         pytest.param(_present, "which this machine has had", id="same number"),
         pytest.param(_statement(number=1e300), "no configuration of format 1", id="number"),

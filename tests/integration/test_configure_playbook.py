@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,10 @@ import yaml
 from configurations import SECONDS, Machine, tree
 from configurations import machine as started
 from playing import COLLECTIONS
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 2222
@@ -224,6 +230,25 @@ def test_refusal_of_a_machine_is_in_the_output(controller: Controller, one: Mach
     assert code != 0
     assert re.search(rf"{NAMES[0]}: refused configuration \d+: /etc/nftables.d/host.nft:", said), said
     assert one.in_force() == before
+
+
+def test_list_of_revoked_certificates_comes_first(
+    controller: Controller, one: Machine, server_keys: Path, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Key `configuration` was replaced; whoever has the old one is heard by this machine no more."""
+    keys = ProductKeys(Path(shutil.copytree(server_keys, tmp_path / "server")))
+    request = KeyRequest(name="server", revoke=(keys.certificate("configuration").fingerprint,))
+    key_directory.ensure(keys, request, sandbox, now=dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5))
+    controller.allow(PORT, 8012)
+    code, said = controller.play(*ONE, "-e", f"fleet_keys_dir={tmp_path}")
+    assert code == 0, said + one.host.journal()
+    assert "dport 8012 accept" in ruleset(one)
+    assert one.host("cat", "/var/lib/revocations/root.crl") == keys.revocations.read_text()
+    assert one.result()["revocations"] == {"seen": 2, "known": 2}
+    controller.allow(PORT, 8013)
+    code, said = controller.play(*ONE)
+    assert code != 0
+    assert re.search(rf"{NAMES[0]}: refused configuration \d+: not signed .*: certificate revoked", said), said
 
 
 @pytest.mark.extended  # twenty machines

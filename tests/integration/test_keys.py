@@ -195,12 +195,12 @@ def test_escrow_identity_opens_what_the_recipient_closed(run: Run, keys: Product
     assert run("age", "-d", "-i", "/run/keys/escrow.key", "/run/out/blob") == "recovery"
 
 
-@pytest.mark.parametrize("name", ["PK", "KEK", "db", "pcr", "release", "publish", "configuration"])
+@pytest.mark.parametrize("name", ["PK", "KEK", "db", "pcr", "root", "release", "publish", "configuration"])
 def test_certificates_as_openssl_reads_them(run: Run, name: str) -> None:
     text = run("openssl", "x509", "-in", f"/run/keys/{name}.crt", "-noout", "-text")
     assert "OU=DEVELOPMENT - NOT FOR PRODUCTION" in text
-    assert "CA:FALSE" in text
-    curve = name in ("release", "publish", "configuration")
+    assert ("CA:TRUE, pathlen:0" if name == "root" else "CA:FALSE") in text
+    curve = name in ("root", "release", "publish", "configuration")
     assert ("ecdsa-with-SHA256" if curve else "sha256WithRSAEncryption") in text
     assert ("(256 bit)" if curve else "(2048 bit)") in text
     run("openssl", "pkey", "-in", f"/run/keys/{name}.key", "-noout", "-check")
@@ -247,12 +247,12 @@ def test_signature_of_manifest_and_channel(
     manifest, signature = tmp_path / "manifest.json", tmp_path / "manifest.json.cms"
     manifest.write_bytes(b'{"line": 1}\r\n{"line": 2}\n')  # line ends that S/MIME would rewrite
     sign_cms(sandbox, manifest, key, keys.public(name), signature)
-    verify_cms(sandbox, manifest, signature, keys.public(name))
+    verify_cms(sandbox, manifest, signature, keys.trust(name))
     with pytest.raises(FleetError, match="no valid signature"):
-        verify_cms(sandbox, manifest, signature, keys.public("db"))
+        verify_cms(sandbox, manifest, signature, keys.trust("publish" if name == "release" else "configuration"))
     damage(manifest, 3)
     with pytest.raises(FleetError, match="no valid signature"):
-        verify_cms(sandbox, manifest, signature, keys.public(name))
+        verify_cms(sandbox, manifest, signature, keys.trust(name))
 
 
 def test_manifest_signed_by_a_certificate_it_brings_along(sandbox: Sandbox, keys: ProductKeys, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_manifest_signed_by_a_certificate_it_brings_along(sandbox: Sandbox, keys
     manifest.write_text("{}")
     sign_cms(sandbox, manifest, keys.reference("db"), keys.public("db"), signature)
     with pytest.raises(FleetError, match="no valid signature"):
-        verify_cms(sandbox, manifest, signature, keys.public("release"))
+        verify_cms(sandbox, manifest, signature, keys.trust("release"))
 
 
 def test_expired_certificate_signs_no_manifest(sandbox: Sandbox, keys: ProductKeys, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def test_roles_and_renderer_agree(base: Path, tmp_path: Path, host: str) -> None
     assert ("confinement" in roles) == (host == "paris-logs1")
     # Of the image, and so none of what is compared.
     (tmp_path / "key.pem").write_text("-----BEGIN PUBLIC KEY-----\n")
-    signers = dict.fromkeys(("release_certificate", "publish_certificate", "policy_key"), str(tmp_path / "key.pem"))
-    variables |= {f"update_client_{name}": path for name, path in signers.items()}
+    images = ("update_client_policy_key", "signatures_root", "signatures_revocations")
+    variables |= dict.fromkeys(images, str(tmp_path / "key.pem"))
     done = play_roles(tmp_path, base, *roles, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     rendered = Renderer(Views(plan), COLLECTION / "roles", plan.authorities).tree(host).files

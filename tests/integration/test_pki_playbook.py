@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 from playing import ansible_playbook
 from sdk import SDK
+
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import issuing
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 
 pytestmark = pytest.mark.skipif(
     not SDK.exists(), reason=f"no SDK at {SDK}: set FLEET_SDK, or build it with 'make build'"
@@ -68,14 +72,52 @@ def test_development_keys_do_not_become_production_keys(play: Play) -> None:
 def test_production_keys_with_their_roots_offline(play: Play, tmp_path: Path) -> None:
     made = play("-e", "product_keys_kind=production")
     assert made.returncode == 0
-    assert "PK.key, KEK.key, escrow.key, noPK.auth" in made.stdout
-    for name in ("PK.key", "KEK.key", "escrow.key", "noPK.auth"):
+    assert "PK.key, KEK.key, root.key, escrow.key, noPK.auth" in made.stdout
+    for name in ("PK.key", "KEK.key", "root.key", "escrow.key", "noPK.auth"):
         (tmp_path / "keys/gateway" / name).unlink()
     production = json.dumps({"product_keys_kind": "production"})
     forgotten = play("-e", production)
     assert forgotten.returncode != 0
     assert "held_elsewhere" in forgotten.stdout + forgotten.stderr
-    elsewhere = json.dumps({"product_keys_held_elsewhere": ["PK", "KEK", "escrow"]})
+    elsewhere = json.dumps({"product_keys_held_elsewhere": ["PK", "KEK", "root", "escrow"]})
     checked = play("-e", production, "-e", elsewhere)
     assert checked.returncode == 0
     assert "changed=0" in checked.stdout
+
+
+def test_certificate_is_revoked_once(play: Play, tmp_path: Path) -> None:
+    assert play().returncode == 0
+    marker = tmp_path / "keys/gateway/keys.json"
+    before = json.loads(marker.read_text())
+    revoke = f"product_keys_revoke={before['certificates']['publish']['sha256'][:16]}"
+    looked = play("--check", "--diff", "-e", revoke)
+    assert looked.returncode == 0, looked.stdout
+    assert "changed=1" in looked.stdout
+    assert json.loads(marker.read_text()) == before
+    done = play("-e", revoke)
+    assert done.returncode == 0, done.stdout
+    assert "List of revoked certificates: number 2" in done.stdout
+    after = json.loads(marker.read_text())
+    assert after["certificates"]["publish"] != before["certificates"]["publish"]
+    assert after["certificates"]["release"] == before["certificates"]["release"]
+    again = play("-e", revoke)
+    assert "changed=0" in again.stdout, again.stdout
+
+
+def test_what_expires_soon_is_said_with_what_to_type(play: Play, tmp_path: Path) -> None:
+    """The root is offline; where it is at hand the same run renews."""
+    assert play("-e", "product_keys_signing_days=1").returncode == 0
+    root = tmp_path / "keys/gateway/root.key"
+    release = root.with_name("release.crt")
+    then = dt.datetime.now(dt.UTC) - dt.timedelta(hours=20)
+    assert issuing.write(release.name, ProductKeys(root.parent), KeyRequest(name="gateway", signing_days=1), then)
+    before = release.read_bytes()
+    root.rename(tmp_path / "root.key")
+    offline = play("-e", json.dumps({"product_keys_held_elsewhere": ["root"]}))
+    assert offline.returncode == 0, offline.stdout
+    said = " ".join((offline.stdout + offline.stderr).split())
+    assert "bring release.crt from there" in said, said
+    assert release.read_bytes() == before
+    (tmp_path / "root.key").rename(root)
+    assert play().returncode == 0
+    assert release.read_bytes() != before

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import re
@@ -21,6 +22,8 @@ import yaml
 from offering import Controller
 from provisioned import PASSPHRASE, SITE, write_pki, write_release
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import issuing, key_directory
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
 
@@ -89,7 +92,59 @@ def test_release_of_another_signer_is_refused(controller: Controller) -> None:
         shutil.copy(path, built)
     code, said = release(controller, "4.0")
     assert code != 0
-    assert "no valid signature by" in said
+    assert "no valid signature with key release" in said
+
+
+def test_list_of_revoked_certificates_goes_out_with_the_channel(controller: Controller, sandbox: Sandbox) -> None:
+    """Key publish was replaced: what was offered is signed anew, and the release does not have to be."""
+    keys = ProductKeys(controller.directory / "keys/server")
+    assert controller.get("update/v1/server/root.crl") == keys.revocations.read_bytes()
+    version = named(controller)["version"]
+    request = KeyRequest(name="server", revoke=(keys.certificate("publish").fingerprint,))
+    key_directory.ensure(keys, request, sandbox, now=dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5))
+    code, said = release(controller, version)
+    assert code == 0, said
+    assert controller.get("update/v1/server/root.crl") == keys.revocations.read_bytes()
+    assert controller.get("update/v1/server/stable.p7m") == controller.signed.read_bytes()
+    assert (named(controller)["revocations"], named(controller)["version"]) == (2, version)
+    code, said = release(controller, version)
+    assert code == 0, said
+    assert re.search(r"server +: ok=\d+ +changed=0\b", said), said
+
+
+def test_nothing_counts_longer_than_the_certificate_that_has_signed_it(controller: Controller) -> None:
+    keys, now = ProductKeys(controller.directory / "keys/server"), dt.datetime.now(dt.UTC)
+    version, offered = named(controller)["version"], controller.signed.read_bytes()
+    request = KeyRequest(name="server", signing_days=2)
+    assert issuing.write("publish.crt", keys, request, now - dt.timedelta(days=3))
+    code, said = release(controller, version)
+    assert code != 0
+    assert "publish.crt" in said
+    assert "the certificate expired on" in said
+    assert controller.signed.read_bytes() == offered
+    assert issuing.write("publish.crt", keys, request, now - dt.timedelta(days=1))
+    code, said = release(controller, version)
+    assert code == 0, said
+    assert "renew it with playbook pki" in said
+    assert named(controller)["expires"][:10] == f"{keys.certificate('publish').not_after:%Y-%m-%d}"
+    assert issuing.write("publish.crt", keys, KeyRequest(name="server"), now - dt.timedelta(days=1))
+
+
+def test_release_is_refused_whose_certificate_was_revoked(controller: Controller, sandbox: Sandbox) -> None:
+    """Another one is built with the new certificate."""
+    keys = ProductKeys(controller.directory / "keys/server")
+    old, offered = controller.build("4.1"), controller.signed.read_bytes()
+    request = KeyRequest(name="server", revoke=(keys.certificate("release").fingerprint,))
+    key_directory.ensure(keys, request, sandbox, now=dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5))
+    code, said = release(controller, old.name)
+    assert code != 0
+    assert "no valid signature with key release" in said
+    assert "certificate revoked" in said
+    assert controller.signed.read_bytes() == offered
+    controller.build("4.2")
+    code, said = release(controller, "4.2")
+    assert code == 0, said
+    assert named(controller)["revocations"] == 3
 
 
 def test_server_has_the_certificate_of_its_site(controller: Controller) -> None:
@@ -134,13 +189,12 @@ def get(controller: Controller, path: str) -> bytes | None:
     return controller.get(path) or controller.get(path, "/tmp/root.pem")
 
 
-def named(controller: Controller) -> list[dict[str, Any]]:
-    """The patches that the channel names."""
+def named(controller: Controller) -> dict[str, Any]:
+    """What the channel says."""
     content = controller.signed.read_bytes()  # the content of the signature is as it was signed
     start = content.index(b'{\n  "channel"')
     said, _end = json.JSONDecoder().raw_decode(content[start:].decode(errors="replace"))
-    patches: list[dict[str, Any]] = said.get("patches", [])
-    return patches
+    return dict(said)
 
 
 def test_patches_lead_to_a_release_from_the_two_before_it(controller: Controller, sandbox: Sandbox) -> None:
@@ -151,14 +205,14 @@ def test_patches_lead_to_a_release_from_the_two_before_it(controller: Controller
     code, said = release(controller, "6.0")
     assert code == 0, said
     assert "no patch from 5.9 to 6.0" in said
-    assert "5.9" not in [each["from"]["version"] for each in named(controller)]
+    assert "5.9" not in [each["from"]["version"] for each in named(controller).get("patches", [])]
     build(controller, "6.1", patching.NEW, sandbox)
     code, said = release(controller, "6.1", "--check", "--diff")
     assert code == 0, said
     assert not list(controller.signed.parent.glob("6.1/*"))
     code, said = release(controller, "6.1")
     assert code == 0, said + controller.machine.journal()
-    (patch,) = named(controller)
+    (patch,) = named(controller)["patches"]
     root_hash = json.loads((first / "manifest.json").read_text())["core"]["verity"]["root_hash"]
     assert patch["from"] == {"version": "6.0", "root_hash": root_hash}
     content = get(controller, f"update/v1/server/6.1/{patch['sha256']}.patch")
@@ -177,13 +231,13 @@ def test_patches_of_a_release_go_when_no_channel_offers_it_any_more(controller: 
     build(controller, "6.2", contents[0], sandbox)
     code, said = release(controller, "6.2")
     assert code == 0, said
-    assert [each["from"]["version"] for each in named(controller)] == ["6.1", "6.0"]
+    assert [each["from"]["version"] for each in named(controller).get("patches", [])] == ["6.1", "6.0"]
     before = controller.store / "update/v1/server"
     assert len(list(before.glob("6.1/*.patch"))) == 1  # for machines that are fetching it
     build(controller, "6.10", contents[1], sandbox)
     code, said = release(controller, "6.10")
     assert code == 0, said
-    assert [each["from"]["version"] for each in named(controller)] == ["6.2", "6.1"]
+    assert [each["from"]["version"] for each in named(controller).get("patches", [])] == ["6.2", "6.1"]
     assert not list(before.glob("6.1/*.patch"))
     assert len(list(before.glob("6.2/*.patch"))) == len(list(before.glob("6.10/*.patch"))) == 2
     assert not (controller.signed.parent / "6.1").exists()

@@ -189,7 +189,10 @@ def test_machines_of_the_share_believe_what_was_signed(controller: Controller) -
     """The program of role update_client, with what the controller's module has signed."""
     machine, program = controller.machine, ROOT / "roles/update_client/files/root/usr/lib/vauban/update-decide"
     machine.write("/usr/lib/vauban/update-decide", program.read_text())
-    machine.write("/usr/lib/vauban/update/publish.pem", (controller.directory / "keys/server/publish.crt").read_text())
+    functions = ROOT / "roles/signatures/files/root/usr/lib/vauban/signatures"
+    machine.write("/usr/lib/vauban/signatures", functions.read_text())
+    for name in ("root.crt", "root.crl"):
+        machine.write(f"/usr/lib/vauban/trust/{name}", (controller.directory / "keys/server" / name).read_text())
     machine.write("/usr/lib/os-release", "IMAGE_ID=server\nIMAGE_VERSION=1.0\nVAUBAN_SECURITY_EPOCH=1\n")
     machine.write("/etc/vauban/update/channel", "stable\n")
     told = rollout(controller)[2]["rollout"]

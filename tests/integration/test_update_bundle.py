@@ -47,7 +47,8 @@ def make(sandbox: Sandbox, keys: ProductKeys, directory: Path, signer: str = "re
     sha256 = hashlib.sha256(CORE).hexdigest()
     manifest = bundle.manifest_text("gateway", "0.1.0", unsigned, core_size=len(CORE), core_sha256=sha256)
     dest, log = directory / "gateway.raucb", directory / "log"
-    bundle.sign(sandbox, made, manifest, keys.reference(signer), keys.public(signer), dest, log=log)
+    key, certificate = keys.reference(signer), keys.public(signer)
+    bundle.sign(sandbox, made, manifest, key, certificate, dest, trust=keys.trust("release"), log=log)
     return dest
 
 
@@ -57,7 +58,7 @@ def made(sandbox: Sandbox, keys: ProductKeys, tmp_path_factory: pytest.TempPathF
 
 
 def test_rauc_reads_what_was_put_in(made: Path, keys: ProductKeys, sandbox: Sandbox) -> None:
-    told = json.loads(bundle.verify(sandbox, made, keys.public("release")))
+    told = json.loads(bundle.verify(sandbox, made, keys.trust("release")))
     assert told["update"] == {"compatible": "gateway", "version": "0.1.0"}
     (image,) = told["images"]
     expected = ("core", "core.img", len(CORE), hashlib.sha256(CORE).hexdigest())
@@ -73,7 +74,7 @@ def test_files_come_out_as_they_went_in(made: Path, sandbox: Sandbox, tmp_path: 
 
 def test_hash_tree_covers_every_block(made: Path, keys: ProductKeys, sandbox: Sandbox, tmp_path: Path) -> None:
     """The kernel opens it with these values; here veritysetup reads the same, before and after a change."""
-    told = json.loads(bundle.verify(sandbox, made, keys.public("release")))["bundle"]
+    told = json.loads(bundle.verify(sandbox, made, keys.trust("release")))["bundle"]
     content = bytearray(made.read_bytes())
     size = len(content) - 8 - struct.unpack(">Q", content[-8:])[0] - told["verity-size"]
     command = ["veritysetup", "verify", "--no-superblock", "--hash=sha256", f"--salt={told['verity-salt']}"]
@@ -106,12 +107,25 @@ def test_rauc_refuses_a_change(place: str, made: Path, keys: ProductKeys, sandbo
     copy = tmp_path / "copy.raucb"
     copy.write_bytes(content)
     with pytest.raises(FleetError):
-        bundle.verify(sandbox, copy, keys.public("release"))
+        bundle.verify(sandbox, copy, keys.trust("release"))
 
 
-def test_rauc_refuses_another_signer(made: Path, keys: ProductKeys, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("signer", ["publish", "configuration", "db", "root"])
+def test_rauc_refuses_another_signer(signer: str, keys: ProductKeys, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Also one that the same root has certified, for something else."""
     with pytest.raises(FleetError, match=r"(?i)signature|verify"):
-        bundle.verify(sandbox, made, keys.public("pcr"))
+        make(sandbox, keys, tmp_path / "bundle", signer)
+    assert not (tmp_path / "bundle/gateway.raucb").exists()
+
+
+def test_rauc_refuses_a_revoked_certificate(made: Path, keys: ProductKeys, sandbox: Sandbox, tmp_path: Path) -> None:
+    """The list is part of the keyring, as update-install writes it."""
+    later = ProductKeys(Path(shutil.copytree(keys.directory, tmp_path / "gateway")))
+    request = KeyRequest(name="gateway", revoke=(later.certificate("release").fingerprint,))
+    key_directory.ensure(later, request, sandbox, now=dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5))
+    bundle.verify(sandbox, made, keys.trust("release"))
+    with pytest.raises(FleetError, match="revoked"):
+        bundle.verify(sandbox, made, later.trust("release"))
 
 
 def test_bundle_that_cannot_be_signed_gets_no_name(sandbox: Sandbox, keys: ProductKeys, tmp_path: Path) -> None:

@@ -17,18 +17,19 @@ from collections.abc import Iterator
 import asking
 import hosts
 import pytest
-from asking import FETCH, STATE, USER
+from asking import RUN, STATE, USER, Updates
 from certificates import P256, Authority, ec_key
 from patching import Pair
 from simulated import INSTALL, NEW_ENTRY, OFFER, OLD_ENTRY, REMEMBERED, Simulated
 from updates import PRODUCT, write_channel
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 
 SEED = 5
 # As the timer and OnSuccess= of update-fetch.service, and ConditionPathExists= of update-install.service.
 UPDATE = f"""
-runuser -u {USER} -- sh -euc '{FETCH}'
+runuser -u {USER} -- sh -euc '{RUN}'
 [ -e /{OFFER} ] || exit 0
 {INSTALL}
 """
@@ -37,12 +38,13 @@ runuser -u {USER} -- sh -euc '{FETCH}'
 class Killed:
     """A machine beside its server, which offers a release as a patch, too, or as a bundle alone."""
 
-    def __init__(self, machine: Simulated) -> None:
-        self.machine, self.host, self.pair = machine, machine.host, machine.pair
+    def __init__(self, machine: Simulated, updates: Updates) -> None:
+        self.machine, self.host, self.pair, self._updates = machine, machine.host, machine.pair, updates
 
     def reset(self, way: str) -> None:
+        self._updates.reset()
         self.machine.reset()
-        asking.forget(self.host)
+        self.host("sh", "-euc", f"rm -rf /{OFFER}; chown {USER} {STATE}")
         new, store = self.pair.new, self.host.root / "srv/vauban"
         shutil.copytree(new, store / "releases" / PRODUCT / new.name)
         channel = store / f"update/v1/{PRODUCT}/stable.p7m"
@@ -99,10 +101,9 @@ class Killed:
 def machine(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     hosts.require()
     directory = tmp_path_factory.mktemp("kills")
-    keys = asking.product_keys(sandbox, directory)
-    pair = Pair(sandbox, directory / "releases", keys)
-    with asking.machine(directory, keys, Authority.root("Example Root", ec_key(P256))) as host:
-        yield Killed(Simulated(host, pair))
+    with asking.started(sandbox, Authority.root("Example Root", ec_key(P256)), directory) as (host, keys):
+        pair = Pair(sandbox, directory / "releases", ProductKeys(keys))
+        yield Killed(Simulated(host, pair), Updates(host, keys, directory / "updates"))
 
 
 @pytest.mark.parametrize("way", ["patch", "bundle"])

@@ -33,6 +33,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind,
 from ansible_collections.vauban.fleet.plugins.module_utils._update import patch
 from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
 
+LISTED = b"start revocations.service\n"
+
 
 @pytest.fixture(scope="module")
 def pair(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Pair:
@@ -128,9 +130,10 @@ def simulated(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     hosts.require()
     directory = tmp_path_factory.mktemp("machine")
     tree = unpacked()
+    rendering.lay_down("signatures", directory / "files")
     rendering.lay_down("update_client", directory / "files")
     with hosts.host("machine", SDK.resolve(), (directory / "files", tree), directory / "machine") as made:
-        asking.trust(made, pair.keys)
+        asking.prepare(made, pair.keys)
         yield Simulated(made, pair)
 
 
@@ -152,7 +155,7 @@ def test_machine_installs_what_a_patch_makes(machine: Simulated) -> None:
     assert machine.entries() == {OLD_ENTRY, NEW_ENTRY}
     assert machine.running_is_untouched()
     assert machine.read(f"{REMEMBERED}/last") == b"installed 1.1.0\n"
-    assert not machine.read("run/asked")
+    assert machine.read("run/asked") == LISTED
 
 
 def _of(made: Patch, content: bytes, **changes: int | str) -> tuple[Patch, bytes]:
@@ -195,7 +198,7 @@ def test_patch_that_becomes_endless_ends_where_the_manifest_says(machine: Simula
 
 def _bundle_follows(machine: Simulated, made: Patch, said: str) -> None:
     assert "the patch does not make version 1.1.0 of 1.0.0, and the bundle follows" in said
-    assert machine.read("run/asked") == b"--no-block start update-fetch.service\n"
+    assert machine.read("run/asked") == LISTED + b"--no-block start update-fetch.service\n"
     assert machine.read(f"{REMEMBERED}/unpatched").decode() == f"{made.sha256}\n"
     assert not machine.read(f"{REMEMBERED}/last")  # no failure of the version
     assert not (machine.host.root / OFFER).exists()
@@ -239,7 +242,7 @@ def test_volume_or_uki_that_is_not_what_it_was_is_noticed(machine: Simulated, wh
     code, said = machine.install()
     assert code == 0, said
     assert f"the patch does not give the {'core' if what == 'core' else 'UKI'} of the manifest" in said
-    assert machine.read("run/asked") == b"--no-block start update-fetch.service\n"
+    assert machine.read("run/asked") == LISTED + b"--no-block start update-fetch.service\n"
     assert NEW_ENTRY not in machine.entries()
 
 

@@ -101,6 +101,7 @@ def statement(content: bytes, number: int, /, **changes: Any) -> dict[str, Any]:
         "product": PRODUCT,
         "host": NAME,
         "number": number,
+        "revocations": 1,
         "issued": "2026-11-23T09:00:00Z",
         "archive": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         **changes,
@@ -115,12 +116,12 @@ class Machine:
     """
 
     def __init__(self, host: Booted, keys: Path, scratch: Path) -> None:
-        self.host, self._keys, self._scratch = host, keys, scratch
+        self.host, self.keys, self._scratch = host, keys, scratch
 
     def sign(self, said: Mapping[str, Any], *, signer: str = "configuration") -> bytes:
         """The signed statement."""
         (self._scratch / "statement.json").write_text(json.dumps(said))
-        sign(self._scratch / "statement.json", self._keys, signer, self._scratch / "signed", attached=True)
+        sign(self._scratch / "statement.json", self.keys, signer, self._scratch / "signed", attached=True)
         return (self._scratch / "signed").read_bytes()
 
     def drop(self, content: bytes, signed: bytes) -> None:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import serialization
 from enrolment import FakeVerifier, Machine, Tpm, age_file
 from enrolment_apps import Server
 from playing import ansible_playbook
+from signers import write_signers
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import uki
 from ansible_collections.vauban.fleet.plugins.module_utils._image import manifest
@@ -130,8 +131,8 @@ def write_release(directory: Path, keys: Path, product: str = "server", version:
         boot_loader=artifact("systemd-bootx64.efi"),
         volume_group="fleet",
         state=State(({"path": "/var", "kind": "directory", "mode": "0755"},), (7, 12), "-----BEGIN PUBLIC KEY-----\n"),
-        recipients=RECIPIENTS, certificates={"release": digest, "db": digest}, sbom=artifact("sbom.cdx.json"),
-        provenance=artifact("provenance.intoto.json"), origin=artifact("origin.json"),
+        recipients=RECIPIENTS, certificates=dict.fromkeys(("release", "root", "db"), digest),
+        sbom=artifact("sbom.cdx.json"), provenance=artifact("provenance.intoto.json"), origin=artifact("origin.json"),
     )  # fmt: skip
     (directory / "manifest.json").write_text(json.dumps(made))
     _sign(directory / "manifest.json", keys / product)
@@ -154,21 +155,7 @@ def _size_and_digest(path: Path) -> tuple[int, str]:
 
 def _sign(path: Path, keys: Path) -> None:
     if not keys.exists():
-        keys.mkdir(parents=True)
-        words = [
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-noenc",
-            "-subj",
-            "/CN=release",
-            "-days",
-            "30",
-        ]
-        words += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "keyUsage=critical,digitalSignature"]
-        words += ["-addext", "extendedKeyUsage=critical,codeSigning"]
-        _openssl("req", "-x509", *words, "-keyout", str(keys / "release.key"), "-out", str(keys / "release.crt"))
+        write_signers(keys)
     words = ["-sign", "-binary", "-md", "sha256", "-nosmimecap", "-outform", "DER", "-in", str(path)]
     words += ["-signer", str(keys / "release.crt"), "-inkey", str(keys / "release.key")]
     _openssl("cms", *words, "-out", f"{path}.p7s")

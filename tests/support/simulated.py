@@ -49,7 +49,6 @@ esac
 TOOLS = {
     "lvm": LVM,
     "rauc": RAUC,
-    "systemctl": 'echo "$*" >> /run/asked\n',
     "busctl": "",
     "blockdev": "",
     "udevadm": "",
@@ -68,7 +67,7 @@ class Simulated:
     """A machine that runs the older release, with what update-fetch has left for it."""
 
     def __init__(self, host: Host, pair: Pair) -> None:
-        """:param host: with the programs of role update_client, in versions and keys of the pair."""
+        """:param host: with the programs of role update_client, and keys of the pair (:func:`asking.prepare`)."""
         self.host, self.pair = host, pair
         self.before = random.Random(3).randbytes(VOLUME)  # of the version before, as its volume has it
         for name, script in TOOLS.items():

@@ -70,6 +70,7 @@ def write_channel(
         "security_epoch": told["security_epoch"],
         "issued": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "expires": (now + dt.timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "revocations": 1,
         "manifest": {
             "size": manifest.stat().st_size,
             "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),

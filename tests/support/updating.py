@@ -58,16 +58,18 @@ class Server:
         :param base: another release, from which a patch is to lead to this one.
         """
         root = self.host.root / "srv/vauban"
-        manifest = channel.check_release(self._sandbox, release, keys.public("release"))
+        manifest = channel.check_release(self._sandbox, release, keys.trust("release"))
         _release_store.Store(root / "releases").publish(_release_store.read(release), release)
         valid = dt.timedelta(days=30)
-        offer = channel.offer_of(manifest, release, "stable", now=dt.datetime.now(dt.UTC), valid=valid)
+        now, number = dt.datetime.now(dt.UTC), keys.revocation_list().number
+        offer = channel.offer_of(manifest, release, "stable", revocations=number, now=now, valid=valid)
         if base is not None:
             offer = replace(offer, patches=(self._patch(base, release, root / f"update/v1/{offer.product}"),))
         signed = self._work / "stable.p7m"
         channel.write(self._sandbox, offer, signed, keys.reference("publish"), keys.public("publish"), work=self._work)
         dest = root / f"update/v1/{offer.product}" / signed.name
         dest.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(keys.revocations, dest.parent)
         shutil.copy(signed, dest)
         return offer.version
 

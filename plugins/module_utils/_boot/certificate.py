@@ -89,26 +89,37 @@ def public_pem(certificate: Certificate) -> bytes:
     )
 
 
+def subject_of(common_name: str, organization: str | None, *, development: bool) -> x509.Name:
+    """The subject of a certificate, with the mark of development if it is for that."""
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    names += [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []
+    names += [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT_UNIT)] if development else []
+    return x509.Name(names)
+
+
+def key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
+    """What a key may do, and nothing else (RFC 5280, 4.2.1.3)."""
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def self_signed(key: PrivateKey, common_name: str, *, development: bool, days: int, now: dt.datetime) -> bytes:
     """A self-signed certificate (PEM) that may sign code and nothing else: no CA, RFC 5280 section 4.2.1.
 
     :param days: validity from ``now``, which is cut to whole seconds.
     """
-    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT_UNIT)] if development else []
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name), *units])
+    subject = subject_of(common_name, None, development=development)
     start = now.replace(microsecond=0)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -118,7 +129,7 @@ def self_signed(key: PrivateKey, common_name: str, *, development: bool, days: i
         .not_valid_before(start)
         .not_valid_after(start + dt.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
         .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA256())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes, write_json, write_text
-from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, signature_list
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, issuing, signature_list
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
     generate_key,
     private_pem,
@@ -25,6 +25,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference i
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     CERTIFIED,
     ESCROW,
+    ISSUED,
     LEAVE_USER_MODE,
     MARKER,
     NAMES,
@@ -49,13 +50,18 @@ def plan(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
     if keys.directory.exists():
         require_private(keys.directory)
     _check_kind(keys, request)
-    return tuple(dict.fromkeys([*epochs.plan(keys, request), *_plan_missing(keys, request)]))
+    moved = (*epochs.plan(keys, request), *issuing.plan_revoked(keys, request))
+    return tuple(dict.fromkeys([*moved, *_plan_missing(keys, request)]))
 
 
 def _plan_missing(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
     pending: list[str] = []
     for name in NAMES:
-        pending += _plan_pair(keys, name, request)
+        if name in ISSUED:
+            pending += issuing.plan_certificate(keys, name, request, frozenset(pending))
+        else:
+            pending += _plan_pair(keys, name, request)
+    pending += issuing.plan_list(keys, request, frozenset(pending))
     if not (keys.directory / OWNER_FILE).exists():
         pending.append(OWNER_FILE)
     for name in UPDATE_SIGNER:
@@ -82,6 +88,7 @@ def ensure(keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, *, now: dt.
     with locked(keys.directory):
         pending = plan(keys, request)
         epochs.move(keys, request)
+        issuing.revoke(keys, request)
         for file in _plan_missing(keys, request):
             _write(file, keys, request, sandbox, now)
         if ESCROW not in request.held_elsewhere:
@@ -174,6 +181,8 @@ def _planned_owner(keys: ProductKeys) -> uuid.UUID:
 def _write(file: str, keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, now: dt.datetime) -> None:
     dest = keys.directory / file
     name = dest.stem
+    if issuing.write(file, keys, request, now):
+        return
     if file == OWNER_FILE:
         write_text(dest, f"{_planned_owner(keys)}\n")
     elif file == MARKER:
@@ -231,6 +240,7 @@ def _marker(keys: ProductKeys, request: KeyRequest) -> dict[str, Any]:
         "created": created.isoformat() if created else None,
         "owner_guid": str(keys.owner()),
         "escrow_recipient": keys.recipient(),
+        "revocation_list": keys.revocation_list().number if keys.revocations.exists() else None,
         "certificates": {
             name: {
                 "subject": certificate.subject,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.authority import RevocationList, read_list, serial_of
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
     Algorithm,
     Certificate,
@@ -20,6 +21,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate imp
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._signatures import PURPOSES, Trust
 
 Kind = Literal["development", "production"]
 KINDS: tuple[Kind, ...] = ("development", "production")
@@ -30,10 +32,15 @@ CERTIFIED: dict[str, Algorithm] = {
     "KEK": "rsa",
     "db": "rsa",
     "pcr": "rsa",
+    "root": "p256",
     "release": "p256",
     "publish": "p256",
     "configuration": "p256",
 }
+# Keys whose certificate the root issues, for a short time; a machine knows the root alone.
+ROOT = "root"
+ISSUED = tuple(PURPOSES)
+LIST, TRUSTED, REVOKED = "root.crl", "root.pem", "revoked"
 ESCROW = "escrow"
 NAMES = (*CERTIFIED, ESCROW)
 # Secure Boot variables and the key that signs an update of each.
@@ -45,6 +52,7 @@ MARKER = "keys.json"
 OWNER_FILE = "owner_guid"
 LEAVE_USER_MODE = "noPK.auth"
 PRODUCT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+FINGERPRINT = re.compile(r"[0-9a-f]{16,64}")
 RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 
 
@@ -53,18 +61,24 @@ class KeyRequest:
     """The keys a product is to have.
 
     :param name: the product: lower case letters, digits, ``_`` and ``-``, at most 32.
-    :param days: validity of certificates that are made now.
+    :param days: validity of certificates that are made now and issued by nobody.
+    :param signing_days: validity of those that the root issues now.
     :param db_bits: RSA bits of a ``db`` key that is made now.
     :param security_epoch: that of the key ``pcr``. A higher one than that of the directory makes a new key.
     :param held_elsewhere: keys whose private half is offline or in a token: never made, and not to be found here.
+    :param renew: keys that get another certificate from the root, if its key is here.
+    :param revoke: SHA-256 fingerprints, or how they begin, of certificates that the root takes back.
     """
 
     name: str
     kind: Kind = "development"
     days: int = 3650
+    signing_days: int = 365
     db_bits: int = RSA_BITS
     security_epoch: int = 1
     held_elsewhere: frozenset[str] = field(default_factory=frozenset)
+    renew: frozenset[str] = field(default_factory=frozenset)
+    revoke: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse values that no key can be made from.
@@ -75,8 +89,9 @@ class KeyRequest:
             raise FleetError(f"{self.name!r} is no product name", remedy="use a-z first, then up to 31 of a-z 0-9 _ -")
         if self.kind not in KINDS:
             raise FleetError(f"{self.kind!r} is no kind of keys", remedy=f"choose one of: {', '.join(KINDS)}")
-        if not 1 <= self.days <= MAX_DAYS:
-            raise FleetError(f"certificates cannot be valid for {self.days} days", remedy=f"choose 1 to {MAX_DAYS}")
+        for days in (self.days, self.signing_days):
+            if not 1 <= days <= MAX_DAYS:
+                raise FleetError(f"certificates cannot be valid for {days} days", remedy=f"choose 1 to {MAX_DAYS}")
         if self.db_bits not in DB_BITS:
             raise FleetError(f"db cannot have {self.db_bits} bits", remedy="choose 2048, 3072 or 4096")
         if self.security_epoch < 1:
@@ -84,6 +99,12 @@ class KeyRequest:
         unknown = sorted(self.held_elsewhere - set(NAMES))
         if unknown:
             raise FleetError(f"no such key: {', '.join(unknown)}", remedy=f"the keys are: {', '.join(NAMES)}")
+        if wrong := [each for each in self.revoke if not FINGERPRINT.fullmatch(each)]:
+            raise FleetError(
+                f"{wrong[0]!r} is no fingerprint of a certificate",
+                where="product_keys_revoke",
+                remedy="name the SHA-256 of the certificate as keys.json has it, or its first 16 digits or more",
+            )
 
 
 @dataclass(frozen=True)
@@ -114,6 +135,24 @@ class ProductKeys:
     def certificates(self) -> dict[str, Certificate]:
         """The certificates that are there."""
         return {name: self.certificate(name) for name in CERTIFIED if self.public(name).exists()}
+
+    @property
+    def revocations(self) -> Path:
+        """The root's list of revoked certificates."""
+        return self.directory / LIST
+
+    @property
+    def revoked(self) -> Path:
+        """Where certificates lie that count no more."""
+        return self.directory / REVOKED
+
+    def revocation_list(self) -> RevocationList:
+        """:raises FleetError: missing, unreadable, or not of this root."""
+        return read_list(self.revocations, self.certificate(ROOT))
+
+    def trust(self, name: str) -> Trust:
+        """What is believed of signatures with a key below the root."""
+        return Trust(self.directory / TRUSTED, name)
 
     def owner(self) -> uuid.UUID:
         """The GUID that owns this product's entries in Secure Boot variables.
@@ -167,12 +206,23 @@ def require_production(keys: ProductKeys) -> None:
     remedy = "make production keys in another directory: playbook pki with product_keys_kind=production"
     if keys.read_marker()["kind"] != "production":
         raise FleetError("these are development keys", where=f"{keys.marker}: kind", remedy=remedy)
-    for name in CERTIFIED:
-        certificate = keys.certificate(name)
+    # Who builds need not have the certificates that only the controller signs with.
+    present = {**{name: keys.certificate(name) for name in CERTIFIED if name not in ISSUED}, **keys.certificates()}
+    for certificate in present.values():
         if certificate.development:
             raise FleetError(
                 f"this is a development certificate: {certificate.subject}", where=str(certificate.path), remedy=remedy
             )
+
+
+def due(keys: ProductKeys, *, now: dt.datetime, within_days: int) -> frozenset[str]:
+    """Keys below the root that should get another certificate now: in the last third of its time, if that is less."""
+    found = []
+    for name, certificate in keys.certificates().items():
+        window = min(dt.timedelta(days=within_days), (certificate.not_after - certificate.not_before) / 3)
+        if name in ISSUED and now >= certificate.not_after - window:
+            found.append(name)
+    return frozenset(found)
 
 
 def expiring(keys: ProductKeys, *, now: dt.datetime, within_days: int) -> tuple[Certificate, ...]:
@@ -183,17 +233,22 @@ def expiring(keys: ProductKeys, *, now: dt.datetime, within_days: int) -> tuple[
 
 
 def require_current(keys: ProductKeys, names: Iterable[str], *, now: dt.datetime) -> None:
-    """Refuse certificates that are not valid at ``now``.
+    """Refuse certificates that are not valid at ``now``, or that the root has revoked.
 
     :raises FleetError: naming the file and the date.
     """
     for name in names:
         certificate = keys.certificate(name)
+        anew = f"run playbook pki where root.key is, and bring {name}.crt from there"
+        if name in ISSUED and keys.revocations.exists() and serial_of(certificate) in keys.revocation_list().serials:
+            raise FleetError(
+                "the certificate was revoked", where=str(certificate.path), remedy=f"{anew}, for another key"
+            )
         if now >= certificate.not_after:
             raise FleetError(
                 f"the certificate expired on {certificate.not_after:%Y-%m-%d}",
                 where=str(certificate.path),
-                remedy="see docs/keys.md, section 'When a certificate expires'",
+                remedy=anew if name in ISSUED else "see docs/keys.md, section 'When a certificate expires'",
             )
         if now < certificate.not_before:
             raise FleetError(

@@ -4,6 +4,7 @@
 # Private to this collection: may change without notice.
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +15,20 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference i
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._signatures import Trust
 
 SBSIGN = "/usr/lib/systemd/systemd-sbsign"
 SOURCE = "/run/in/source"
 CERTIFICATE = "/run/in/certificate.pem"
 SIGNATURE = "/run/in/signature"
 RESULT = "/run/out/result"
-# By exactly the certificate that is shown, which is valid now and may sign code.
-_VERIFY_CMS = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", SIGNATURE, "-nointern"]
-_VERIFY_CMS += ["-certfile", CERTIFICATE, "-CAfile", CERTIFICATE, "-no-CApath", "-no-CAstore", "-purpose", "codesign"]
+ROOT = "/run/in/root.pem"
+_VERIFY_CMS = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", SIGNATURE]
+# By exactly the certificate that is shown, which is valid now.
+_EXACTLY = ["-nointern", "-certfile", CERTIFICATE, "-CAfile", CERTIFICATE, "-partial_chain"]
+_EXACTLY += ["-no-CApath", "-no-CAstore", "-purpose", "any"]
+# Who signs with another certificate now wants to know what was said before, and until when does not matter then.
+_EVER = ["-no_check_time"]
 
 
 def sign_pe(sandbox: Sandbox, source: Path, dest: Path, key: KeyReference, certificate: Path) -> None:
@@ -57,25 +63,49 @@ def sign_cms(
     command += ["-nodetach"] if attached else []
     command += ["-in", SOURCE, "-signer", CERTIFICATE, *key.openssl_arguments(), "-out", RESULT]
     with _signing(sandbox, command, file, dest, key, certificate) as signature:
-        verify_cms(sandbox, file, signature, certificate)
+        command = [*_VERIFY_CMS, *_EXACTLY, "-content", SOURCE, "-out", "/dev/null"]
+        _verify(sandbox, command, file, certificate, Bind(signature, SIGNATURE))
 
 
-def verify_cms(sandbox: Sandbox, file: Path, signature: Path, certificate: Path) -> None:
-    """Check the CMS signature of a file: made by exactly this certificate, which is valid now and may sign code.
+def verify_cms(sandbox: Sandbox, file: Path, signature: Path, trust: Trust) -> None:
+    """Check the CMS signature of a file as machines do.
 
-    Neither the certificates inside the signature nor those of the system count; nor does a file that it holds.
+    Neither the authorities of the system nor a file that the signature holds count.
 
-    :raises FleetError: the file was changed, or the signature is not by this certificate.
+    :raises FleetError: the file was changed, or the signature is by none that is believed.
     """
-    command = [*_VERIFY_CMS, "-content", SOURCE, "-out", "/dev/null"]
-    _verify(sandbox, command, file, certificate, Bind(signature, SIGNATURE))
+    command = [*_VERIFY_CMS, *trust.openssl(ROOT), "-content", SOURCE, "-out", "/dev/null"]
+    binds = [Bind(file, SOURCE), Bind(trust.root, ROOT), Bind(signature, SIGNATURE)]
+    try:
+        sandbox.run(command, binds=binds)
+    except CommandError as exc:
+        message = f"no valid signature with key {trust.key}, by {trust.root}: {_reason(exc.message)}"
+        raise FleetError(message, where=str(file)) from exc
 
 
-def signed_content(sandbox: Sandbox, signature: Path, certificate: Path) -> str | None:
-    """The text that a CMS signature holds; None if it is not by this certificate, as :func:`verify_cms` wants it."""
-    binds = [Bind(signature, SIGNATURE), Bind(certificate, CERTIFICATE)]
-    done = sandbox.run(_VERIFY_CMS, binds=binds, check=False)
+def signed_content(sandbox: Sandbox, signature: Path, trust: Trust) -> str | None:
+    """The text that a CMS signature holds, which is believed now or was once; None if it never was.
+
+    A certificate that expired or was revoked counts here: what it signed is the signer's own memory.
+    """
+    believed = [each for each in trust.openssl(ROOT) if each != "-crl_check"]
+    binds = [Bind(signature, SIGNATURE), Bind(trust.root, ROOT)]
+    done = sandbox.run([*_VERIFY_CMS, *believed, *_EVER], binds=binds, check=False)
     return done.stdout if done.returncode == 0 else None
+
+
+def signed_by(sandbox: Sandbox, signature: Path, certificate: Path) -> bool:
+    """Whether a signature that holds its text is by exactly this certificate."""
+    binds = [Bind(signature, SIGNATURE), Bind(certificate, CERTIFICATE)]
+    done = sandbox.run([*_VERIFY_CMS, *_EXACTLY, "-out", "/dev/null"], binds=binds, check=False)
+    return done.returncode == 0
+
+
+def _reason(said: str) -> str:
+    """What of openssl's words is for people."""
+    found: list[str] = re.findall(r"Verify error: ?(.*)", said)
+    last = found[-1] if found else said
+    return "the certificate is that of another key" if last == "hostname mismatch" else last
 
 
 @contextmanager

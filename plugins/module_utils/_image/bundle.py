@@ -22,13 +22,15 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot import signing
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._signatures import Trust
 
 # Names inside a bundle. What reads them on a machine: role update_client.
 CORE, UKI = "core.img", "uki.efi"
 _BLOCK = 4096  # bytes, of data and hash tree
 _ROOT_HASH = re.compile(r"^Root hash:\s+([0-9a-f]{64})$", re.MULTILINE)
 # RAUC wants a configuration to read a bundle; what it says of a system counts for nothing here.
-_JUDGE = "[system]\ncompatible=any\nbootloader=noop\n[keyring]\npath=/run/in/certificate.pem\ncheck-purpose=codesign\n"
+_JUDGE = "[system]\ncompatible=any\nbootloader=noop\n[keyring]\npath=/run/in/root.pem\n"
+_JUDGE += "check-purpose=codesign\ncheck-crl=true\n"
 
 
 def write_payload(sandbox: Sandbox, core: Path, uki: Path, dest: Path, *, epoch: int, log: Path) -> dict[str, str]:
@@ -80,11 +82,20 @@ def manifest_text(product: str, version: str, bundle: Mapping[str, str], *, core
 
 
 def sign(
-    sandbox: Sandbox, payload: Path, manifest: str, key: KeyReference, certificate: Path, dest: Path, *, log: Path
+    sandbox: Sandbox,
+    payload: Path,
+    manifest: str,
+    key: KeyReference,
+    certificate: Path,
+    dest: Path,
+    *,
+    trust: Trust,
+    log: Path,
 ) -> None:
     """Join payload and signed manifest to a bundle, and have RAUC verify it before it gets its name.
 
     :param payload: what :func:`write_payload` wrote; it becomes the bundle.
+    :param trust: in the key ``release``, as machines have it.
     :raises FleetError: unusable key, or RAUC refuses the bundle.
     """
     text, signature = payload.with_name(f"{payload.name}.raucm"), payload.with_name(f"{payload.name}.cms")
@@ -95,11 +106,11 @@ def sign(
         stream.write(data + struct.pack(">Q", len(data)))
         stream.flush()
         os.fsync(stream.fileno())
-    verify(sandbox, payload, certificate, log=log)
+    verify(sandbox, payload, trust, log=log)
     payload.rename(dest)
 
 
-def verify(sandbox: Sandbox, bundle: Path, certificate: Path, *, log: Path | None = None) -> str:
+def verify(sandbox: Sandbox, bundle: Path, trust: Trust, *, log: Path | None = None) -> str:
     """Let RAUC check signature and structure of a bundle; return its manifest as JSON (rauc(1), ``info``).
 
     The payload is not read: on a machine dm-verity checks each block when it is.
@@ -107,6 +118,6 @@ def verify(sandbox: Sandbox, bundle: Path, certificate: Path, *, log: Path | Non
     :raises FleetError: RAUC refuses it.
     """
     script = 'printf %s "$1" > /run/system.conf; exec rauc --conf=/run/system.conf info --output-format=json-2 "$2"'
-    binds = [Bind(bundle, "/run/in/bundle.raucb"), Bind(certificate, "/run/in/certificate.pem")]
+    binds = [Bind(bundle, "/run/in/bundle.raucb"), Bind(trust.root, "/run/in/root.pem")]
     command = ["sh", "-euc", script, "sh", _JUDGE, "/run/in/bundle.raucb"]
     return sandbox.run(command, binds=binds, log=log).stdout

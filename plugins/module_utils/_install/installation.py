@@ -112,13 +112,13 @@ class Installation:
     def __init__(
         self,
         directory: Path,
-        certificate: Path,
+        root: Path,
         request: Request,
         say: Callable[[str], None],
         site: Site | None = None,
     ) -> None:
         self.directory = directory
-        self.certificate = certificate
+        self.root = root
         self.request = request
         self.say = say
         self.site = site
@@ -140,7 +140,7 @@ class Installation:
 
     def _run(self) -> None:
         with self._step("verify release") as evidence:
-            release = open_release(self.directory, self.certificate)
+            release = open_release(self.directory, self.root)
             self.report.product, self.report.version = release.product, release.version
             evidence.update(product=release.product, version=release.version)
         with self._step("choose disk") as evidence:

@@ -16,7 +16,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install.installation
 MEDIUM = Path("/dev/disk/by-label/VAUBAN_RELEASE")
 MOUNT_POINT = Path("/run/medium")
 DOWNLOADS = Path("/run/provisioning")
-CERTIFICATE = Path("/etc/vauban/release.crt")
+ROOT = Path("/etc/vauban/root.pem")
 SERVER = Path("/etc/vauban/enrolment.json")
 AUTHORITY = Path("/etc/vauban/authority.pem")
 REQUEST = "install.json"
@@ -42,7 +42,7 @@ def _from_medium() -> tuple[str, str]:
     path = MOUNT_POINT / REQUEST
     if not path.is_file():
         raise FleetError("the medium does not say what to install where", where=str(path))
-    installation = Installation(MOUNT_POINT, CERTIFICATE, Request.parse(path.read_text("utf-8"), REQUEST), _say)
+    installation = Installation(MOUNT_POINT, ROOT, Request.parse(path.read_text("utf-8"), REQUEST), _say)
     try:
         done = installation.run()
     finally:
@@ -62,7 +62,7 @@ def _from_network() -> tuple[str, str]:
     known = json.loads(SERVER.read_text("utf-8"))
     updates = {name: base64.b64decode(content) for name, content in known["secure_boot_keys"].items()}
     server = Server(known["url"], AUTHORITY, known["addresses"], updates)
-    return Provisioning(server, CERTIFICATE, DOWNLOADS, _say).run()
+    return Provisioning(server, ROOT, DOWNLOADS, _say).run()
 
 
 def _say(text: str) -> None:

@@ -111,13 +111,13 @@ class Server:
 class Provisioning:
     """Installs what the provisioning server says, if the server says it to this machine.
 
-    :param certificate: that releases are signed with.
+    :param root: certificate of the root below which releases are signed, and its list (PEM).
     :param directory: on a tmpfs, for its owner only.
     :param say: called with one line of text as something begins.
     """
 
-    def __init__(self, server: Server, certificate: Path, directory: Path, say: Callable[[str], None]) -> None:
-        self._server, self._certificate, self._directory, self._say = server, certificate, directory, say
+    def __init__(self, server: Server, root: Path, directory: Path, say: Callable[[str], None]) -> None:
+        self._server, self._root, self._directory, self._say = server, root, directory, say
         self._wire = Wire(server.url, server.authority)
         self._enrolment = Enrolment(self._wire, say)
         self._wanted: Mapping[str, Any] = {}
@@ -218,7 +218,7 @@ class Provisioning:
         self._request_certificates()
         self._fetch_parts(release, manifest)
         self._fetch_configuration()
-        done = Installation(release, self._certificate, request, self._say, self).run()
+        done = Installation(release, self._root, request, self._say, self).run()
         sealed = next(step["evidence"] for step in done.steps if step["step"] == "seal state")
         self._written(sealed, applied)
         return f"INSTALLED {host}"
@@ -311,7 +311,7 @@ class Provisioning:
             found["file_system"] = repairing.file_system(opened, thorough=bool(order["thorough"]))
         self._repairing("download")
         self._fetch_parts(release, manifest)
-        made = open_release(release, self._certificate)
+        made = open_release(release, self._root)
         self._repairing("repair core")
         found["core"] = repairing.core(made, core)
         self._repairing("repair boot files")
@@ -366,7 +366,7 @@ class Provisioning:
                 where = f"{self._wire.url}{self._place}"
                 raise FleetError(f"the server has no such release ({answer.status})", where=where)
             (release / name).write_bytes(answer.body)
-        return verified_manifest(release, self._certificate)
+        return verified_manifest(release, self._root)
 
     def _fetch_parts(self, release: Path, manifest: Mapping[str, Any]) -> None:
         """Fetch what an installation needs, before anything of the disk is touched."""

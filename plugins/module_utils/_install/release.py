@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError, run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._signatures import Trust
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.p7s"
@@ -61,22 +62,23 @@ class Release:
         return str(self.manifest["version"])
 
 
-def open_release(directory: Path, certificate: Path) -> Release:
+def open_release(directory: Path, root: Path) -> Release:
     """Verify the manifest's signature, then every file the machine gets.
 
     :raises FleetError: names the file that is missing, changed or not signed.
     """
-    release = Release(directory, verified_manifest(directory, certificate))
+    release = Release(directory, verified_manifest(directory, root))
     for part in PARTS:
         check_file(release.path(part), release.manifest[part])
     return release
 
 
-def verified_manifest(directory: Path, certificate: Path) -> Mapping[str, Any]:
+def verified_manifest(directory: Path, root: Path) -> Mapping[str, Any]:
     """The manifest of a directory, if its signature is good.
 
-    The signature is a detached CMS (RFC 5652) by exactly ``certificate``, which is part of the signed installer.
+    The signature is a detached CMS (RFC 5652).
 
+    :param root: certificate of the root and its list, which are part of the signed installer (``_signatures.py``).
     :raises FleetError: a file is missing, or the manifest is not signed, or no manifest.
     """
     manifest, signature = directory / MANIFEST, directory / SIGNATURE
@@ -84,13 +86,13 @@ def verified_manifest(directory: Path, certificate: Path) -> Mapping[str, Any]:
         if not path.is_file():
             raise FleetError("the file is missing", where=str(path))
     command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", str(signature)]
-    command += ["-content", str(manifest), "-nointern", "-certfile", str(certificate), "-CAfile", str(certificate)]
-    command += ["-no-CApath", "-no-CAstore"]
-    command += ["-purpose", "codesign", "-out", "/dev/null"]
+    command += ["-content", str(manifest), *Trust(root, "release").openssl(), "-out", "/dev/null"]
     try:
         run(command)
     except CommandError as exc:
-        raise FleetError(f"the release is not signed by {certificate}: {exc.message}", where=str(manifest)) from exc
+        raise FleetError(
+            f"the release is not signed with key release, by {root}: {exc.message}", where=str(manifest)
+        ) from exc
     return parse(manifest.read_text("utf-8"))
 
 

@@ -28,6 +28,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._image.manifest impor
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import MANIFEST, SIGNATURE, check_file
 from ansible_collections.vauban.fleet.plugins.module_utils._release_store import PARTS
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._signatures import Trust
 from ansible_collections.vauban.fleet.plugins.module_utils._update.patch import Patch
 
 FORMAT = 1
@@ -84,6 +85,8 @@ class Offer:
 
     :param issued: aware; a machine never believes an older one again.
     :param expires: aware; from then on it believes none.
+    :param revocations: number of the root's list of revoked certificates. A machine that has not seen that list or a
+        newer one believes nothing of this, so nobody keeps the list from it for longer than this counts.
     :param rollout: None: the version goes to every machine.
     :param patches: what machines can fetch in place of the bundle, by what they run.
     """
@@ -96,6 +99,7 @@ class Offer:
     expires: dt.datetime
     manifest_size: int
     manifest_sha256: str
+    revocations: int
     rollout: Rollout | None = None
     patches: tuple[Patch, ...] = ()
 
@@ -111,6 +115,7 @@ class Offer:
             "security_epoch": self.security_epoch,
             "issued": self.issued.strftime(_TIME),
             "expires": self.expires.strftime(_TIME),
+            "revocations": self.revocations,
             "manifest": {"size": self.manifest_size, "sha256": self.manifest_sha256},
         }
 
@@ -131,6 +136,7 @@ class Offer:
                 expires=_time(data["expires"]),
                 manifest_size=int(data["manifest"]["size"]),
                 manifest_sha256=str(data["manifest"]["sha256"]),
+                revocations=int(data["revocations"]),
                 rollout=Rollout.from_dict(data["rollout"]) if "rollout" in data else None,
                 patches=tuple(Patch.from_dict(each) for each in data.get("patches", ())),
             )
@@ -198,17 +204,17 @@ def _time(text: str) -> dt.datetime:
     return dt.datetime.strptime(text, _TIME).replace(tzinfo=dt.UTC)
 
 
-def check_release(sandbox: Sandbox, directory: Path, certificate: Path) -> dict[str, Any]:
+def check_release(sandbox: Sandbox, directory: Path, trust: Trust) -> dict[str, Any]:
     """The manifest of a release that the builder has signed and whose files are all as it says.
 
-    :param certificate: of the builder's key ``release``.
+    :param trust: in the builder's key ``release``.
     :raises FleetError: names the file that is missing, changed or not signed.
     """
     manifest, signature = directory / MANIFEST, directory / SIGNATURE
     for path in (manifest, signature):
         if not path.is_file():
             raise FleetError("the file is missing", where=str(path), remedy="name the directory of a finished release")
-    signing.verify_cms(sandbox, manifest, signature, certificate)
+    signing.verify_cms(sandbox, manifest, signature, trust)
     data: dict[str, Any] = json.loads(manifest.read_text("utf-8"))
     validate(data)
     for part in PARTS:
@@ -311,10 +317,17 @@ def check_name(channel: str) -> None:
 
 
 def offer_of(
-    manifest: Mapping[str, Any], directory: Path, channel: str, *, now: dt.datetime, valid: dt.timedelta
+    manifest: Mapping[str, Any],
+    directory: Path,
+    channel: str,
+    *,
+    revocations: int,
+    now: dt.datetime,
+    valid: dt.timedelta,
 ) -> Offer:
     """What a channel would say of a release.
 
+    :param revocations: number of the root's list of revoked certificates.
     :raises FleetError: not a name for a channel.
     """
     check_name(channel)
@@ -329,20 +342,22 @@ def offer_of(
         expires=now + valid,
         manifest_size=path.stat().st_size,
         manifest_sha256=_digest.of_file(path),
+        revocations=revocations,
     )
 
 
-def read(sandbox: Sandbox, path: Path, certificate: Path) -> Offer | None:
-    """What a signed file offers; None if there is no file.
+def read(sandbox: Sandbox, path: Path, trust: Trust) -> Offer | None:
+    """What a signed file offers, or did when its signature was believed; None if there is no file.
 
-    :raises FleetError: not signed by this certificate, or no channel.
+    :param trust: in the controller's key ``publish``.
+    :raises FleetError: never signed with this key, or no channel.
     """
     if not path.is_file():
         return None
-    content = signing.signed_content(sandbox, path, certificate)
+    content = signing.signed_content(sandbox, path, trust)
     if content is None:
         remedy = "remove the file; the next run signs it anew"
-        raise FleetError(f"not signed by {certificate}", where=str(path), remedy=remedy)
+        raise FleetError(f"not signed with key {trust.key}, by {trust.root}", where=str(path), remedy=remedy)
     return Offer.from_dict(json.loads(content))
 
 

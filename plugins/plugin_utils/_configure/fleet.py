@@ -29,6 +29,7 @@ GOOD = (UNCHANGED, DIFFERS, APPLIED)
 _FORMAT = 1
 _STATUS, _FILES = "configuration.json", "configuration.files"
 _ARCHIVE, _SIGNED, _CONFIRMATION = "configuration.tar.gz", "configuration.p7m", "configuration.confirm"
+_LIST = "root.crl"  # of revoked certificates
 # Where files go that are not below /etc of the machine, and that it does not list (``_provision/configurations.py``).
 _ELSEWHERE = "etc/swanctl/x509crl/"
 
@@ -40,12 +41,16 @@ class Order:
     """What a host is to have.
 
     :param sign: signs it under a number.
+    :param crl: the root's list of revoked certificates.
+    :param crl_number: its number.
     """
 
     host: str
     account: Account
     configuration: Configuration
     sign: Sign
+    crl: bytes
+    crl_number: int
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,19 @@ def _bring(order: Order, *, check: bool, patience: float, pause: float) -> Outco
             listed = (drop.read(_FILES) or b"").decode("utf-8", "replace").splitlines()
             present = told["present"]
             number, before = int(present["number"]), str(present["sha256"])
+            lists = told["revocations"]
+            if not check and int(lists["known"]) < order.crl_number:
+                drop.write(_LIST, order.crl)
             if before == wanted.sha256:
                 return Outcome(UNCHANGED, number, before=before)
             files = _differing(set(listed), wanted.lines())
             if check:
                 return Outcome(DIFFERS, number, before=before, files=files)
             last = (told["last"] or {}).get("number")
-            number = next_number(dt.datetime.now(dt.UTC), [number, *([last] if isinstance(last, int) else [])])
+            had = [number, *([last] if isinstance(last, int) else [])]
+            # Numbers of before a list was made bind nobody: whoever stole a key may have used up all that there are.
+            same = int(lists["seen"]) >= order.crl_number
+            number = next_number(dt.datetime.now(dt.UTC), had if same else [])
             signed = order.sign(number)
             drop.write(_ARCHIVE, wanted.content)
             drop.write(_SIGNED, signed)
@@ -155,6 +166,7 @@ def _status(content: bytes | None) -> Mapping[str, Any]:
     try:
         told: dict[str, Any] = json.loads(content)
         known = told["format"] == _FORMAT and {"number", "sha256"} <= set(told["present"]) and "last" in told
+        known = known and {"seen", "known"} <= set(told["revocations"])
     except (ValueError, TypeError, KeyError):
         known = False
     if not known:

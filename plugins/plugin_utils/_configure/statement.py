@@ -79,6 +79,9 @@ def next_number(now: dt.datetime, had: Iterable[int]) -> int:
 class Author:
     """Signs for the hosts of one product.
 
+    :ivar crl: the root's list of revoked certificates.
+    :ivar crl_number: its number.
+
     :param keys: the product's key directory; of it the private key of :data:`KEY` is needed unless ``key`` says where
         that is, and its certificate.
     :param key: URI (RFC 7512) and directory of the token that has the private key.
@@ -95,9 +98,10 @@ class Author:
             raise FleetError(
                 f"there is no key '{KEY}' of product {product}",
                 where=str(self._certificate),
-                remedy="run playbook pki again, then build, publish and install a release that knows the certificate",
+                remedy="run playbook pki again, or bring the certificate from the directory that has root.key",
             )
         require_current(own, (KEY,), now=dt.datetime.now(dt.UTC))
+        self.crl_number, self.crl = own.revocation_list().number, own.revocations.read_bytes()
         self._key = KeyReference(*key) if key else own.reference(KEY)
 
     def sign(self, host: str, number: int, configuration: Configuration, *, now: dt.datetime, work: Path) -> bytes:
@@ -111,6 +115,7 @@ class Author:
             "product": self.product,
             "host": host,
             "number": number,
+            "revocations": self.crl_number,
             "issued": now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "archive": {"size": len(configuration.content), "sha256": configuration.sha256},
         }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import signing
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import manifest as manifests
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
@@ -23,6 +24,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install.release impo
     parse,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+from ansible_collections.vauban.fleet.plugins.module_utils._signatures import Trust
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm import expectation
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki import contents
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.plan import Plan
@@ -60,7 +62,7 @@ class Release:
 def read_release(directory: Path, keys: Path, sandbox: Sandbox) -> Release:
     """Verify a release: its signature, every file of it that machines get, and what it promises.
 
-    :param keys: ``PRODUCT/release.crt`` below it is the certificate that is believed.
+    :param keys: ``PRODUCT/root.pem`` below it says whose signatures are believed.
     :raises FleetError: names the file that is missing, changed or not signed.
     """
     path = directory / MANIFEST
@@ -69,17 +71,17 @@ def read_release(directory: Path, keys: Path, sandbox: Sandbox) -> Release:
             raise FleetError("the file is missing", where=str(each), remedy="name releases in provision_releases")
     content = path.read_bytes()
     manifest = parse(content.decode("utf-8", "replace"))
-    certificate = keys / manifest["product"] / "release.crt"
-    if not certificate.is_file():
-        remedy = "bring the certificate that signs the product's releases there, or set provision_keys_dir"
-        raise FleetError("is not there", where=str(certificate), remedy=remedy)
+    root = ProductKeys(keys / manifest["product"]).trust("release").root
+    if not root.is_file():
+        remedy = "bring the certificate of the product's root there, with its list, or set provision_keys_dir"
+        raise FleetError("is not there", where=str(root), remedy=remedy)
     try:
-        signing.verify_cms(sandbox, path, directory / SIGNATURE, certificate)
+        signing.verify_cms(sandbox, path, directory / SIGNATURE, Trust(root, "release"))
         manifests.validate(manifest)
         for part in (*PARTS, "installer"):
             check_file(directory / manifest[part]["file"], manifest[part])
     except FleetError as exc:
-        remedy = f"bring the release as it was built; {certificate} says whose signature is believed"
+        remedy = f"bring the release as it was built; {root} says whose signature is believed"
         raise FleetError(exc.message, where=exc.where or str(path), remedy=remedy) from exc
     pcrs = {
         "installer": _demanded(expectation.of_installer(manifest)),

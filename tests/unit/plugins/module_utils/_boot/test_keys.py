@@ -20,7 +20,9 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate imp
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure, plan
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     CERTIFIED,
+    ISSUED,
     NAMES,
+    ROOT,
     KeyRequest,
     ProductKeys,
     expiring,
@@ -48,7 +50,7 @@ def test_nothing_there_plans_everything_and_writes_nothing(tmp_path: Path) -> No
     keys = ProductKeys(tmp_path / "gateway")
     planned = plan(keys, KeyRequest(name="gateway"))
     assert not keys.directory.exists()
-    assert len(planned) == len(set(planned)) == 29
+    assert len(planned) == len(set(planned)) == 33
     assert set(planned) >= {*(f"{name}.key" for name in NAMES), *DERIVED, "noPK.auth", "owner_guid", "keys.json"}
 
 
@@ -73,9 +75,12 @@ def test_second_run_changes_nothing(keys: ProductKeys, tools: ToolsOfPaper) -> N
 def test_certificates_say_whose_they_are_and_that_they_are_for_development(keys: ProductKeys) -> None:
     for name in CERTIFIED:
         certificate = keys.certificate(name)
-        assert certificate.subject == f"OU={DEVELOPMENT_UNIT},CN=gateway {name}"
+        below = name in (ROOT, *ISSUED)
+        assert certificate.subject == f"OU={DEVELOPMENT_UNIT}," + (
+            f"O=gateway,CN={name}" if below else f"CN=gateway {name}"
+        )
         assert certificate.not_before == NOW.replace(microsecond=0)
-        assert certificate.days_left(NOW) == 3649
+        assert certificate.days_left(NOW) == (364 if name in ISSUED else 3649)
         assert certificate.development
 
 
@@ -215,7 +220,7 @@ def test_production_is_required(keys: ProductKeys) -> None:
 def test_edited_marker_does_not_hide_development_certificates(keys: ProductKeys) -> None:
     marker = keys.read_marker() | {"kind": "production"}
     keys.marker.write_text(json.dumps(marker))
-    for name in ("PK", "KEK", "db", "pcr"):
+    for name in ("PK", "KEK", "db", "pcr", "root"):
         replace_certificate(keys, name, development=False)
     with pytest.raises(FleetError, match="development certificate") as caught:
         require_production(keys)

@@ -73,7 +73,7 @@ def arguments() -> dict[str, Any]:
             ({"path": "/var", "kind": "directory", "mode": "0755"},), (7, 12), "-----BEGIN PUBLIC KEY-----\n"
         ),
         "recipients": ("age1b", "age1a"),
-        "certificates": {"release": DIGEST, "db": DIGEST, "publish": DIGEST},
+        "certificates": {"release": DIGEST, "db": DIGEST, "root": DIGEST},
         "sbom": artifact("sbom.cdx.json"),
         "provenance": artifact("provenance.intoto.json"),
         "origin": artifact("origin.json"),

@@ -48,7 +48,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def offer(release: Path, **changes: Any) -> Offer:
-    return offer_of({**MANIFEST, **changes}, release, "stable", now=NOW, valid=dt.timedelta(days=30))
+    return offer_of({**MANIFEST, **changes}, release, "stable", revocations=1, now=NOW, valid=dt.timedelta(days=30))
 
 
 def test_offer_says_what_machines_look_at(release: Path) -> None:
@@ -60,6 +60,7 @@ def test_offer_says_what_machines_look_at(release: Path) -> None:
         "security_epoch": 3,
         "issued": "2026-11-23T06:00:00Z",
         "expires": "2026-12-23T06:00:00Z",
+        "revocations": 1,
         "manifest": {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()},
     }
 
@@ -89,7 +90,9 @@ def test_patches_are_those_that_were_found_last(release: Path) -> None:
 
 
 def test_another_time_is_not_another_offer_and_another_version_is(release: Path) -> None:
-    later = offer_of(MANIFEST, release, "stable", now=NOW + dt.timedelta(days=1), valid=dt.timedelta(days=30))
+    later = offer_of(
+        MANIFEST, release, "stable", revocations=1, now=NOW + dt.timedelta(days=1), valid=dt.timedelta(days=30)
+    )
     assert offer(release).offers(later)
     assert not offer(release).offers(offer(release, version="0.3.0"))
     before = offer(release)
@@ -105,7 +108,7 @@ def test_it_is_said_anew_when_half_its_time_is_over(release: Path, days: int, du
 @pytest.mark.parametrize("name", ["Stable", "", "a/b", "-x", "a" * 33])
 def test_channel_needs_a_plain_name(release: Path, name: str) -> None:
     with pytest.raises(FleetError, match="is no name of a channel"):
-        offer_of(MANIFEST, release, name, now=NOW, valid=dt.timedelta(days=30))
+        offer_of(MANIFEST, release, name, revocations=1, now=NOW, valid=dt.timedelta(days=30))
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"issued": "yesterday"}, {"manifest": None}, {"version": ...}])

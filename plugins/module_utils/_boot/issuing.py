@@ -1,0 +1,225 @@
+# Copyright: (c) 2026, the vauban.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change without notice.
+"""What the root signs of a key directory: certificates of the keys below it, and the list of those that count no more.
+
+Directory ``revoked`` holds the certificates that were taken back, and their keys. Where the key of the root is not at
+hand, a key without certificate gets a request in its place (``NAME.csr``), to be brought to the directory that has it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import authority
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
+    Certificate,
+    public_der,
+    read_certificate,
+    read_private_key,
+)
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import require_private
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
+    ISSUED,
+    LIST,
+    ROOT,
+    TRUSTED,
+    KeyRequest,
+    ProductKeys,
+)
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+
+_RETURN = "bring root.key back for this run and take root out of held_elsewhere"
+
+
+def plan_revoked(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
+    """What :func:`revoke` would write.
+
+    :raises FleetError: no certificate has such a fingerprint.
+    """
+    files: list[str] = []
+    for name, path in _found(keys, request):
+        files.append(f"revoked/{path.name}")
+        if name not in request.held_elsewhere:
+            files += [f"{name}.key", f"{name}.{'csr' if ROOT in request.held_elsewhere else 'crt'}"]
+    return tuple(files)
+
+
+def revoke(keys: ProductKeys, request: KeyRequest) -> None:
+    """Put certificates that are to count no more aside, with their keys, so that new ones are made.
+
+    Can be interrupted anywhere and run again: the certificate, which says that it is not done yet, goes last.
+    """
+    for name, dest in _found(keys, request):
+        keys.revoked.mkdir(mode=0o700, exist_ok=True)
+        write_bytes(dest, keys.public(name).read_bytes())
+        if keys.private(name).exists():
+            keys.private(name).rename(dest.with_suffix(".key"))
+        _request_of(keys, name).unlink(missing_ok=True)
+        keys.public(name).unlink()
+
+
+def _found(keys: ProductKeys, request: KeyRequest) -> list[tuple[str, Path]]:
+    present = {name: found for name, found in keys.certificates().items() if name in ISSUED}
+    gone = _gone(keys)
+    found = []
+    for begin in request.revoke:
+        if any(each.fingerprint.startswith(begin) for each in gone):
+            continue
+        names = [name for name, each in present.items() if each.fingerprint.startswith(begin)]
+        if not names:
+            known = ", ".join(f"{name} {each.fingerprint}" for name, each in present.items())
+            raise FleetError(
+                f"no certificate below the root has this fingerprint: {begin}",
+                where=str(keys.directory),
+                remedy=f"the certificates here are: {known}; bring another one as {keys.revoked}/NAME.crt",
+            )
+        found.append((names[0], keys.revoked / f"{names[0]}_{present[names[0]].fingerprint[:16]}.crt"))
+    return found
+
+
+def _gone(keys: ProductKeys) -> list[Certificate]:
+    return [read_certificate(path) for path in sorted(keys.revoked.glob("*.crt"))]
+
+
+def unlisted(keys: ProductKeys) -> tuple[Certificate, ...]:
+    """Certificates that were put aside, and are not on the root's list yet."""
+    listed = keys.revocation_list().serials if keys.revocations.exists() else {}
+    return tuple(each for each in _gone(keys) if authority.serial_of(each) not in listed)
+
+
+def plan_certificate(keys: ProductKeys, name: str, request: KeyRequest, pending: frozenset[str]) -> list[str]:
+    """What has to be written so that a key below the root has a certificate.
+
+    :param pending: what has to be written before.
+    :raises FleetError: files that do not belong together.
+    """
+    private, public, asked = keys.private(name), keys.public(name), _request_of(keys, name)
+    files: list[str] = []
+    if name in request.held_elsewhere:
+        if private.exists():
+            raise FleetError(
+                "this private key is said to be held elsewhere but is still here",
+                where=str(private),
+                remedy=f"move it away, or take {name} out of held_elsewhere",
+            )
+        if not public.exists() and not asked.exists():
+            if keys.revoked.exists():
+                return []  # its place is kept for the next one, and what was revoked has to be said now
+            raise FleetError(
+                "the private key is held elsewhere, its public half must be here",
+                where=str(public),
+                remedy=f"bring the certificate, or {asked.name} where root.key is",
+            )
+    elif not private.exists():
+        if public.exists():
+            raise FleetError(
+                f"the private key is missing but {public.name} exists",
+                where=str(private),
+                remedy=f"bring the key back, or name {name} in held_elsewhere if it is kept offline or in a token",
+            )
+        files.append(private.name)
+    else:
+        require_private(private)
+        if public.exists() and public_der(read_private_key(private)) != keys.certificate(name).public_key:
+            raise FleetError(f"{public.name} is not the certificate of this key", where=str(private))
+    at_hand = ROOT not in request.held_elsewhere
+    if files or not _certified(keys, name, pending) or (at_hand and name in request.renew):
+        if at_hand:
+            return [*files, public.name]
+        if name not in request.held_elsewhere and (files or not _asked(keys, name)):
+            files.append(asked.name)
+    return files
+
+
+def _certified(keys: ProductKeys, name: str, pending: frozenset[str]) -> bool:
+    if "root.crt" in pending or not keys.public(name).exists():
+        return False
+    certificate = keys.certificate(name)
+    return certificate.public_key == _wanted(keys, name) and authority.is_issued(certificate, keys.certificate(ROOT))
+
+
+def _asked(keys: ProductKeys, name: str) -> bool:
+    path = _request_of(keys, name)
+    return path.exists() and authority.requested(path) == _wanted(keys, name)
+
+
+def _wanted(keys: ProductKeys, name: str) -> bytes:
+    """The public key that the certificate is to be for."""
+    if keys.private(name).exists():
+        return public_der(read_private_key(keys.private(name)))
+    path = _request_of(keys, name)
+    return authority.requested(path) if path.exists() else keys.certificate(name).public_key
+
+
+def _request_of(keys: ProductKeys, name: str) -> Path:
+    return keys.directory / f"{name}.csr"
+
+
+def plan_list(keys: ProductKeys, request: KeyRequest, pending: frozenset[str]) -> list[str]:
+    """The list, and what machines are given: the certificate of the root with its list.
+
+    :raises FleetError: there is no list, and the key of the root is not at hand.
+    """
+    files, at_hand = [], ROOT not in request.held_elsewhere
+    if "root.crt" in pending or not keys.revocations.exists():
+        files.append(LIST)
+    elif at_hand and not authority.is_listed_by(keys.revocations, keys.certificate(ROOT)):
+        files.append(LIST)  # the root is another one since
+    elif at_hand and (unlisted(keys) or _found(keys, request)):
+        files.append(LIST)
+    else:
+        keys.revocation_list()
+    if files and not at_hand:
+        raise FleetError(f"{LIST} must be signed anew and root.key is held elsewhere", where=LIST, remedy=_RETURN)
+    path = keys.directory / TRUSTED
+    if files or "root.crt" in pending or not path.exists() or path.read_bytes() != trusted(keys):
+        files.append(TRUSTED)
+    return files
+
+
+def trusted(keys: ProductKeys) -> bytes:
+    """Certificate of the root and its list, in one text: what openssl and RAUC take as the one they believe."""
+    return keys.public(ROOT).read_bytes() + keys.revocations.read_bytes()
+
+
+def write(file: str, keys: ProductKeys, request: KeyRequest, now: dt.datetime) -> bool:
+    """Write one of the files of this module.
+
+    :returns: whether it is one.
+    """
+    dest = keys.directory / file
+    name, development = dest.stem, request.kind == "development"
+    if file == TRUSTED:
+        write_bytes(dest, trusted(keys))
+    elif file == LIST:
+        write_bytes(dest, _list(keys, now))
+    elif file == keys.public(ROOT).name:
+        key, days = read_private_key(keys.private(ROOT)), request.days
+        write_bytes(dest, authority.root_certificate(key, request.name, development=development, days=days, now=now))
+    elif dest.suffix == ".csr":
+        key = read_private_key(keys.private(name))
+        write_bytes(dest, authority.request(key, name, request.name, development=development))
+    elif dest.suffix == ".crt" and name in ISSUED:
+        root, key = keys.certificate(ROOT), read_private_key(keys.private(ROOT))
+        issued = authority.issue(_wanted(keys, name), name, root, key, request.name, days=request.signing_days, now=now)
+        write_bytes(dest, issued)
+        _request_of(keys, name).unlink(missing_ok=True)
+    else:
+        return False
+    return True
+
+
+def _list(keys: ProductKeys, now: dt.datetime) -> bytes:
+    """The next one: no certificate ever comes off it, and its number goes on even if the root is another one."""
+    root, before = keys.certificate(ROOT), authority.RevocationList(0, {})
+    if keys.revocations.exists() and authority.is_listed_by(keys.revocations, root):
+        before = keys.revocation_list()
+    elif keys.revocations.exists():
+        before = authority.RevocationList(authority.number_of(keys.revocations), {})
+    serials = {authority.serial_of(each): now.replace(microsecond=0) for each in _gone(keys)}
+    key = read_private_key(keys.private(ROOT))
+    return authority.revocation_list(root, key, {**serials, **before.serials}, before.number + 1, now=now)
