@@ -50,7 +50,7 @@ class Killed:
         channel = store / f"update/v1/{PRODUCT}/stable.p7m"
         patches = [self.pair.patch.as_dict()] if way == "patch" else []
         write_channel(channel, self.pair.keys.directory, new, patches=patches)
-        for _ in patches:
+        if patches:
             (channel.parent / new.name).mkdir()
             shutil.copy(self.pair.file, channel.parent / new.name)
 
@@ -109,7 +109,7 @@ def machine(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.parametrize("way", ["patch", "bundle"])
 @pytest.mark.parametrize("points", [5, pytest.param(100, marks=pytest.mark.extended)])
 def test_what_can_be_started_is_whole_and_the_next_try_completes_it(machine: Killed, way: str, points: int) -> None:
-    whole = min(_seconds(machine, way) for _ in range(3))
+    whole = min(_seconds(machine, way) for _try in range(3))
     chosen = random.Random(SEED)
     cut, halfway = 0, 0
     for number in range(points):

@@ -61,7 +61,7 @@ def test_the_same_patch_is_made_again_and_what_is_known_is_not(pair: Pair, tmp_p
 
 def test_patch_that_spares_too_little_is_none(pair: Pair, tmp_path: Path) -> None:
     seeded = random.Random(1)
-    other = patching.Contents(seeded.randbytes(2_500_000), tuple(seeded.randbytes(200_000) for _ in range(10)))
+    other = patching.Contents(seeded.randbytes(2_500_000), tuple(seeded.randbytes(200_000) for _file in range(10)))
     release = patching.write(pair.sandbox, tmp_path / "2.0.0", pair.keys.directory, "2.0.0", other)
     made = patch.make(pair.sandbox, pair.old, release, tmp_path / "patches", program=patching.PROGRAM, work=tmp_path)
     assert made is None
