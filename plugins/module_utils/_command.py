@@ -8,9 +8,12 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
@@ -23,6 +26,7 @@ CLEAN_ENVIRONMENT: Mapping[str, str] = {
 }
 UMASK = 0o022
 LAST_LINES = 15
+_LONGEST_TAIL = 4096  # bytes of what a program says
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def run(
     pass_fds: Sequence[int] = (),
     timeout: float | None = None,
 ) -> Completed:
-    """Run a program to its end. The only place in the collection that does.
+    """Run a program to its end. With :func:`pipeline`, the only place in the collection that does.
 
     Secrets go through ``stdin`` or an inherited descriptor (``pass_fds``), never through ``argv``.
 
@@ -119,6 +123,61 @@ def run(
     if check and completed.returncode != 0:
         raise CommandError(completed, log=log)
     return completed
+
+
+@contextmanager
+def pipeline(commands: Sequence[Sequence[str | os.PathLike[str]]]) -> Iterator[BinaryIO]:
+    """Run programs that feed each other, and yield what the last one writes. It has to be read to its end.
+
+    What they hold at a time is what pipes hold. Environment and umask are those of :func:`run`.
+
+    :raises CommandError: one has failed: the last of them, since those before it fail of that, and those after do not.
+    :raises FleetError: one cannot be started.
+    """
+    words = [tuple(os.fspath(word) for word in command) for command in commands]
+    with ExitStack() as stack:
+        started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+        source: IO[bytes] | None = None
+        for argv in words:
+            said: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+            try:
+                process = stack.enter_context(_piped(argv, source, said))
+            except OSError as exc:
+                raise FleetError(f"{argv[0]} cannot be started: {exc.strerror}") from exc
+            finally:
+                if source is not None:  # else the one before would not hear that its reader is gone
+                    source.close()
+            started.append((process, said))
+            source = process.stdout
+        if source is None:
+            raise FleetError("no program to run")
+        yield cast(BinaryIO, source)
+        source.close()
+        for argv, (process, said) in reversed(list(zip(words, started, strict=True))):
+            if process.wait() != 0:
+                said.seek(max(0, said.seek(0, os.SEEK_END) - _LONGEST_TAIL))
+                raise CommandError(Completed(argv, process.returncode, b"", said.read()))
+
+
+@contextmanager
+def _piped(argv: Sequence[str], source: IO[bytes] | None, said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that is ended if nobody has waited for it."""
+    process = subprocess.Popen(
+        argv,
+        stdin=source if source is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        env=dict(CLEAN_ENVIRONMENT),
+        umask=UMASK,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def append_log(log: Path, completed: Completed) -> None:

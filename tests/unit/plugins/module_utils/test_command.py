@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._command import (
     LAST_LINES,
     CommandError,
     describe,
+    pipeline,
     run,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
@@ -143,3 +145,43 @@ def test_log_is_appended_and_can_be_pasted(tmp_path: Path) -> None:
 )
 def test_command_is_described_without_its_sandbox(argv: list[str], text: str) -> None:
     assert describe(argv) == text
+
+
+def test_programs_feed_each_other_and_hold_no_more_than_pipes_do() -> None:
+    with pipeline([["seq", "1000000"], ["tr", "0", "x"], ["tail", "-n", "1"]]) as stream:
+        assert stream.read() == b"1xxxxxx\n"
+
+
+def test_pipeline_has_the_environment_of_run_and_nothing_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    with pipeline([["sh", "-c", "cat; env"]]) as stream:
+        assert b"LC_ALL=C.UTF-8\n" in stream.read()
+
+
+@pytest.mark.parametrize(
+    ("commands", "program", "status"),
+    [
+        ([["sh", "-c", "echo out; echo broken >&2; exit 3"], ["cat"]], "sh", 3),
+        ([["yes"], ["sh", "-c", "echo broken >&2; exit 4"]], "sh", 4),
+        ([["yes"], ["sh", "-c", "echo broken >&2; exit 5"], ["cat"]], "sh", 5),
+    ],
+)
+def test_program_that_is_the_cause_is_named(commands: list[list[str]], program: str, status: int) -> None:
+    with pytest.raises(CommandError, match="broken") as caught, pipeline(commands) as stream:
+        stream.read()
+    assert (caught.value.completed.argv[0], caught.value.completed.returncode) == (program, status)
+
+
+def test_who_gives_up_reading_ends_the_programs() -> None:
+    def divide() -> None:
+        with pipeline([["yes"], ["cat"]]) as stream:
+            assert 1 // (len(stream.read(1 << 20)) - (1 << 20))
+
+    with pytest.raises(ZeroDivisionError):
+        divide()
+    assert subprocess.run(["pgrep", "--parent", str(os.getpid()), "--exact", "yes|cat"], check=False).returncode == 1
+
+
+def test_program_of_a_pipeline_that_is_not_there() -> None:
+    with pytest.raises(FleetError, match="no-such-program cannot be started"), pipeline([["yes"], ["no-such-program"]]):
+        pass
