@@ -556,6 +556,23 @@ def test_bodies_have_a_limit(server: Booted, network: Lab, service: Service, tru
     assert len(service.asked) == 1
 
 
+def test_pieces_of_backups_are_larger_and_come_more_often(
+    server: Booted, network: Lab, service: Service, trust: ssl.SSLContext
+) -> None:
+    time.sleep(1)  # what others asked is forgotten
+    path, limit = "/v1/backups/0123/0", 1 << 20
+    for _often in range(60):
+        assert fetch(network, path, trust, method="PUT", body=b"x" * 1000).status == 201
+    assert fetch(network, path, trust, method="PUT", body=b"x" * limit).status == 201
+    assert [(asked[0], asked[1], len(asked[3])) for asked in service.asked][-2:] == [
+        ("PUT", path, 1000),
+        ("PUT", path, limit),
+    ]
+    claimed = fetch(network, path, trust, method="PUT", Content_Length=str(limit + 1))
+    assert (claimed.status, claimed.headers["content-type"]) == (413, "application/problem+json")
+    assert len(service.asked) == 61
+
+
 def test_requests_have_a_rate(server: Booted, network: Lab, service: Service, trust: ssl.SSLContext) -> None:
     time.sleep(1)  # what others asked is forgotten
     answers = [fetch(network, "/v1/enrolments", trust) for _attempt in range(80)]

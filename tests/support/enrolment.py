@@ -34,6 +34,7 @@ TOKENS = ["systemd-recovery", "systemd-tpm2"]
 WIPED_DISK = {"path": "/dev/vda", "serial": "DISK1", "wwn": "", "size": 1 << 35}
 IKE = "1.3.6.1.5.5.7.3.17"
 PEM = {"Content-Type": "application/x-pem-file"}
+BYTES = {"Content-Type": "application/octet-stream"}
 CHAIN = {"Content-Type": "application/pem-certificate-chain"}
 
 
@@ -139,9 +140,13 @@ class Tpm:
 
 def age_file(plaintext: bytes = b"x" * 71, recipients: int = 2, extra: bytes = b"") -> str:
     """The shape of an age file; nobody can open it."""
+    return armour(age_bytes(plaintext, recipients, extra))
+
+
+def age_bytes(plaintext: bytes, recipients: int = 2, extra: bytes = b"") -> bytes:
+    """The same, without armour."""
     stanzas = b"".join(b"-> X25519 " + _b64(43) + b"\n" + _b64(43) + b"\n" for __ in range(recipients))
-    data = b"age-encryption.org/v1\n" + stanzas + extra + b"--- " + _b64(43) + b"\n" + os.urandom(len(plaintext) + 32)
-    return armour(data)
+    return b"age-encryption.org/v1\n" + stanzas + extra + b"--- " + _b64(43) + b"\n" + os.urandom(len(plaintext) + 32)
 
 
 def armour(data: bytes) -> str:
@@ -292,6 +297,15 @@ class Machine:
     def wiped(self, **changes: Any) -> Any:
         done: dict[str, Any] = {"disk": WIPED_DISK, "volumes": ["fleet/state"], "discarded": True}
         return self.report("wiped", **{**done, "boot_entries": ["0001"], "tpm": {"cleared": True}, **changes})
+
+    def send(self, offset: int, piece: bytes) -> Any:
+        """A piece of a backup."""
+        return self.ask("PUT", f"/v1/backups/{self.id}/{offset}", content=piece, headers=BYTES)
+
+    def sent(self, content: bytes) -> Any:
+        """That this was all of it."""
+        body = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return self.own("PUT", "/backup", json=body)
 
     def attest(self, pcrs: Mapping[str, str] | None = None) -> Any:
         nonce = self.own("GET", "/nonce").json()

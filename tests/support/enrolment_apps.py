@@ -59,10 +59,16 @@ class Server:
     def __post_init__(self) -> None:
         self.database = _database(self.file)
 
+    @property
+    def backups(self) -> Path:
+        """Where backups are kept."""
+        return self.file.parent / "backups"
+
     def start(self, **settings: Any) -> None:
         """Begin with nothing but the database. As often as wanted: that is a restart."""
         self.settings.update(settings)
-        read = Settings.model_validate({"database": self.database, **self.settings})
+        paths = {"database": self.database, "backups": str(self.backups)}
+        read = Settings.model_validate({**paths, **self.settings})
         self.service = Service(Storage(read.database), read, self.verifier, self.authorities, self.clock)
         self.stack.callback(self.service.storage.close)
         # The sweep of the running application would be a second clock; tests call it.

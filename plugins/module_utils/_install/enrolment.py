@@ -18,9 +18,11 @@ from ansible_collections.vauban.fleet.plugins.module_utils._tpm.binding import N
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import EK, Quote
 
 PEM = "application/x-pem-file"
-# What a machine has shown to be: a host; one with the disk of its host; one that is a host, and is to repair its disk;
-# one that was a host, and is to erase its disk.
-PROVEN, KEEPING, REPAIRING, WIPING = "proven", "keeping", "repairing", "wiping"
+BYTES = "application/octet-stream"
+# What a machine has shown to be: a host; one with the disk of its host; one that is a host, and is to repair its disk,
+# or to send its data; one that was a host, and is to erase its disk.
+PROVEN, KEEPING, REPAIRING, BACKING_UP, WIPING = "proven", "keeping", "repairing", "backing_up", "wiping"
+_SHOWN = (PROVEN, KEEPING, REPAIRING, BACKING_UP, WIPING)
 _POLL = 10.0  # seconds; a service that has many to serve says more
 
 
@@ -71,7 +73,7 @@ class Enrolment:
     def prove(self) -> str:
         """Prove by the TPM that the machine is what it says, and runs what it says. Soon: a challenge ends.
 
-        :returns: :data:`PROVEN`, :data:`KEEPING`, :data:`REPAIRING` or :data:`WIPING`.
+        :returns: :data:`PROVEN`, :data:`KEEPING`, :data:`REPAIRING`, :data:`BACKING_UP` or :data:`WIPING`.
         :raises FleetError: the service refuses the machine; it does not say why.
         """
         return self._prover()
@@ -105,6 +107,33 @@ class Enrolment:
     def repair(self) -> dict[str, Any]:
         """Which disk is to be repaired, of a machine that has proven itself to be :data:`REPAIRING`."""
         return self._own("GET", "/repair")
+
+    def backup(self) -> dict[str, Any]:
+        """Which disk is to be backed up, of a machine that has proven itself to be :data:`BACKING_UP`."""
+        return self._own("GET", "/backup")
+
+    def send(self, offset: int, piece: bytes) -> None:
+        """Send a piece of the backup.
+
+        :raises FleetError: the service does not take it.
+        """
+        path = f"/v1/backups/{self.id}/{offset}"
+        answer = self._wire.ask("PUT", path, piece, kind=BYTES, token=self.token)
+        if answer.status in (409, 413):
+            remedy = "the reason is in the service's audit log; the same command begins anew"
+            raise FleetError("the server takes no more of the backup", where=self._wire.url, remedy=remedy)
+        self._judge(answer, "PUT", path)
+
+    def sent(self, size: int, sha256: str) -> dict[str, Any]:
+        """Say that this was all of the backup.
+
+        :returns: the receipt (``id``, ``sha256``, ``time``, ``size``).
+        :raises FleetError: there is no receipt for exactly what was sent.
+        """
+        receipt = self._own("PUT", "/backup", {"size": size, "sha256": sha256}).get("receipt")
+        if not isinstance(receipt, dict) or (receipt.get("size"), receipt.get("sha256")) != (size, sha256):
+            raise FleetError("the receipt is not for the backup that was sent", where=self._wire.url)
+        return {"size": size, **{name: str(receipt.get(name, "")) for name in ("id", "sha256", "time")}}
 
     def wipe(self) -> dict[str, Any]:
         """Which disk is to be erased, of a machine that has proven itself to be :data:`WIPING`."""
@@ -168,7 +197,7 @@ class Enrolment:
         body = json.dumps({"credential": _text(credential), **proof}).encode()
         answer = self._wire.ask("POST", path, body, token=self.token)
         # A challenge is answered once. If the service's answer was lost, this one is out of order.
-        if answer.status == 409 and (state := self._own("GET", "")["state"]) in (PROVEN, KEEPING, REPAIRING, WIPING):
+        if answer.status == 409 and (state := self._own("GET", "")["state"]) in _SHOWN:
             return str(state)
         return str(self._judge(answer, "POST", path).data(self._wire.url).get("state"))
 

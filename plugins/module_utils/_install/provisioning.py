@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from urllib.parse import quote
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install import (
+    backing_up,
     boot_files,
     certificates,
     configuration,
@@ -30,6 +32,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     wiping,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import (
+    BACKING_UP,
     KEEPING,
     REPAIRING,
     WIPING,
@@ -88,6 +91,9 @@ REPAIR_STEPS = {
     "repair boot files": 90,
     "repaired": 100,
 }
+# The same of a disk that is backed up. How large the backup becomes is known at its end.
+BACKUP_STEPS = {"find disk": 5, "open state": 10, "send": 20, "have it kept": 95, "backed up": 100}
+_NEWS = 60.0  # seconds between two reports of how much was sent
 # The same of a disk that is erased.
 WIPE_STEPS = {"wipe": 10, "destroy keys": 20, "discard disk": 40, "clear tpm": 80, "wiped": 100}
 
@@ -150,6 +156,8 @@ class Provisioning:
                 return self._wipe(manifest["volume_group"]), "poweroff"
             if proven == REPAIRING:
                 return self._repair(release, applied, manifest), "reboot"
+            if proven == BACKING_UP:
+                return self._back_up(applied, manifest), "reboot"
             if proven == KEEPING:
                 return self._keep(applied, manifest), "reboot"
             return self._install(release, applied, manifest), "reboot"
@@ -320,6 +328,56 @@ class Provisioning:
         found["boot"] = {**files, "new_file_system": new, **boot_files.enter(disk.path, made.product)}
         self._enrolment.report("repaired", REPAIR_STEPS["repaired"], repairing.summary(found), {**evidence, **found})
         return f"REPAIRED {host}"
+
+    def _back_up(self, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
+        """Send what is on the disk to the server, which cannot read it. Nothing on the disk changes."""
+        if self._tpm is None:
+            raise FleetError("there is no TPM that the recovery key could be given to")
+        tpm, order = self._tpm, self._enrolment.backup()
+        host, piece, largest = str(order["host"]), int(order["piece"]), int(order["largest"])
+        self._say(f"this machine is {host}; its data are to be backed up")
+        self._backing_up("find disk")
+        disk, _core, volume = repairing.find(order["disk"], manifest)
+        self._backing_up("open state")
+        given = keeping.recovery_key(lambda made: self._enrolment.unlock(tpm, made), self._directory)
+        key, recipients = backing_up.released(given)
+        with repairing.unlocked(volume, key) as opened, backing_up.mounted(opened) as (root, found):
+            self._backing_up("send")
+            size, sha256 = backing_up.send(root, recipients, self._sender(found["used"]), piece=piece, largest=largest)
+        self._backing_up("have it kept")
+        receipt = self._enrolment.sent(size, sha256)
+        evidence = {
+            "disk": str(disk),
+            "manifest_sha256": applied["manifest_sha256"],
+            "receipt": receipt["sha256"],
+            "size": size,
+            "recipients": recipients,
+            "file_system": found,
+        }
+        self._enrolment.report("backed_up", BACKUP_STEPS["backed up"], backing_up.summary(size, found), evidence)
+        return f"BACKED UP {host}"
+
+    def _sender(self, used: int) -> Callable[[int, bytes], None]:
+        """Sends pieces, and says now and then how many.
+
+        :param used: bytes of files, before they are compressed.
+        """
+        first, last = BACKUP_STEPS["send"], BACKUP_STEPS["have it kept"]
+        said = time.monotonic()
+
+        def send(offset: int, piece: bytes) -> None:
+            nonlocal said
+            self._enrolment.send(offset, piece)
+            if (moment := time.monotonic()) - said >= _NEWS:
+                said, share = moment, min(1.0, offset / max(used, 1))
+                line = f"sent {offset >> 20} MiB, of files of {used >> 20} MiB"
+                self._enrolment.report("send", first + int(share * (last - first)), line, {})
+
+        return send
+
+    def _backing_up(self, step: str) -> None:
+        self._say(step)
+        self._enrolment.report(step.replace(" ", "_"), BACKUP_STEPS[step], step, {})
 
     def _repairing(self, step: str) -> None:
         self._say(step)

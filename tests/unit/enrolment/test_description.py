@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import schemathesis
-from enrolment import CHAIN, PEM, Machine
+from enrolment import BYTES, CHAIN, PEM, RECIPIENTS, Machine
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
@@ -30,7 +30,7 @@ def operations(side: str) -> list[str]:
     return sorted(f"{verb.upper()} {path}" for path, verbs in description["paths"].items() for verb in verbs)
 
 
-@schemathesis.serializer(CHAIN["Content-Type"], PEM["Content-Type"])
+@schemathesis.serializer(CHAIN["Content-Type"], PEM["Content-Type"], BYTES["Content-Type"])
 def _as_it_is(_context: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
@@ -91,6 +91,9 @@ def test_nothing_that_admins_send_breaks_it(server: Any, machine: Machine, name:
         ("written", "POST /v1/enrolments/{id}/attestation"),
         ("keeping", "PUT /v1/enrolments/{id}/unlock"),
         ("wiping", "POST /v1/enrolments/{id}/reports"),
+        ("backing_up", "PUT /v1/backups/{id}/{offset}"),
+        ("backing_up", "PUT /v1/enrolments/{id}/backup"),
+        ("backing_up", "POST /v1/enrolments/{id}/reports"),
     ],
 )
 def test_nothing_that_a_machine_sends_breaks_it(server: Any, machine: Machine, state: str, name: str) -> None:
@@ -101,6 +104,12 @@ def test_nothing_that_a_machine_sends_breaks_it(server: Any, machine: Machine, s
     elif state == "wiping":
         assert server.admin.put("/admin/v1/hosts/one/wipe", json={"reason": "sold"}).is_success
         machine.advance("challenged")
+        assert machine.prove().json() == {"state": state}
+    elif state == "backing_up":
+        machine.advance("installed")
+        order = {"reason": "test", "seconds": 3600, "recipients": RECIPIENTS}
+        assert server.admin.put("/admin/v1/hosts/one/backup", json=order).is_success
+        machine.apply()
         assert machine.prove().json() == {"state": state}
     else:
         machine.advance(state)

@@ -26,10 +26,12 @@ GOOD = {
     (State.WIPING, Event.WIPE): State.WIPED,
     (State.CHALLENGED, Event.PROVE_TO_REPAIR): State.REPAIRING,
     (State.REPAIRING, Event.REPAIR): State.REPAIRED,
+    (State.CHALLENGED, Event.PROVE_TO_BACK_UP): State.BACKING_UP,
+    (State.BACKING_UP, Event.BACK_UP): State.BACKED_UP,
     **{(state, Event.REFUSE): State.REFUSED for state in State},
     **{(state, Event.FAIL): State.FAILED for state in State},
 }
-ENDS = {State.INSTALLED, State.REPAIRED, State.WIPED, State.REFUSED, State.FAILED}
+ENDS = {State.INSTALLED, State.REPAIRED, State.BACKED_UP, State.WIPED, State.REFUSED, State.FAILED}
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
@@ -80,3 +82,9 @@ def test_who_repairs_its_disk_gets_its_key_and_nothing_else() -> None:
     allowed = {action for action in Action if State.REPAIRING in states.ALLOWED[action]}
     assert allowed == {Action.READ_REPAIR, Action.UNLOCK, Action.REPORT}
     assert set(states.TRANSITIONS[State.REPAIRING].values()) == {State.REPAIRED, State.REFUSED, State.FAILED}
+
+
+def test_who_sends_its_data_gets_its_key_and_nothing_else() -> None:
+    allowed = {action for action in Action if State.BACKING_UP in states.ALLOWED[action]}
+    assert allowed == {Action.READ_BACKUP, Action.SEND_BACKUP, Action.UNLOCK, Action.REPORT}
+    assert set(states.TRANSITIONS[State.BACKING_UP].values()) == {State.BACKED_UP, State.REFUSED, State.FAILED}

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import admission, audit, repairing, unlocking, wiping
+from vauban_enrolment import admission, audit, backing_up, repairing, unlocking, wiping
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
@@ -25,6 +25,7 @@ from vauban_enrolment.documents import (
     NAME_PATTERN,
     RELEASE_PATTERN,
     Approval,
+    BackupIn,
     Expectation,
     Refusal,
     ReleaseContent,
@@ -34,10 +35,12 @@ from vauban_enrolment.documents import (
 )
 from vauban_enrolment.lookup import expectation_of, find_host
 from vauban_enrolment.machines import CHAIN, Asked
-from vauban_enrolment.orders import REPAIR, WIPE
+from vauban_enrolment.orders import BACKUP, REPAIR, WIPE, Timed
 from vauban_enrolment.problems import Problem, documented, missing
 from vauban_enrolment.states import ACTING
 from vauban_enrolment.storage import (
+    Backup,
+    BackupOrder,
     CertificateRequest,
     Enrolment,
     Escrow,
@@ -85,11 +88,15 @@ def fleet(session: Session, moment: datetime, limit: int, after: str = "") -> di
     last = {enrolment.host: enrolment for enrolment in session.scalars(named)}
     unnamed = select(Enrolment).where(Enrolment.host.is_(None)).order_by(Enrolment.created.desc()).limit(limit)
     wipes = {order.host: order for order in session.scalars(select(WipeOrder).order_by(WipeOrder.given))}
-    repairs = {order.host: order for order in session.scalars(_repairs(moment))}
+    repairs = {order.host: order for order in session.scalars(_now(RepairOrder, moment))}
+    backups = {order.host: order for order in session.scalars(_now(BackupOrder, moment))}
+
+    def line(host: Host) -> dict[str, Any]:
+        name = host.name
+        return _host_line(host, last.get(name), wipes.get(name), repairs.get(name), backups.get(name))
+
     return {
-        "hosts": [
-            _host_line(host, last.get(host.name), wipes.get(host.name), repairs.get(host.name)) for host in hosts
-        ],
+        "hosts": [line(host) for host in hosts],
         "others": [_enrolment_line(enrolment) for enrolment in session.scalars(unnamed)],
     }
 
@@ -102,9 +109,11 @@ def read_machine(service: Asked, host: HostPath) -> dict[str, Any]:
         tries = list(session.scalars(select(Enrolment).where(Enrolment.host == host).order_by(Enrolment.created)))
         escrows = session.scalars(select(Escrow).where(Escrow.host == host).order_by(Escrow.time))
         wipes = session.scalars(select(WipeOrder).where(WipeOrder.host == host).order_by(WipeOrder.given.desc()))
-        repairs = session.scalars(_repairs(service.clock()).where(RepairOrder.host == host))
+        repairs = session.scalars(_now(RepairOrder, service.clock()).where(RepairOrder.host == host))
+        backups = session.scalars(_now(BackupOrder, service.clock()).where(BackupOrder.host == host))
+        last = tries[-1] if tries else None
         return {
-            **_host_line(found, tries[-1] if tries else None, wipes.first(), repairs.first()),
+            **_host_line(found, last, wipes.first(), repairs.first(), backups.first()),
             "expectation": found.expectation,
             "enrolments": [
                 {**_enrolment_line(each), "hardware": each.hardware, "evidence": each.evidence} for each in tries
@@ -162,7 +171,8 @@ def forget_machine(service: Asked, by: By, host: HostPath, refusal: Refusal) -> 
             return {"changed": False}
         detail = {"reason": refusal.reason, "ek_sha256": found.ek_sha256}
         found.ek_sha256 = found.ak_public = found.installed = None
-        REPAIR.withdraw(session, found, by, service.clock(), refusal.reason)
+        for kind in (REPAIR, BACKUP):
+            kind.withdraw(session, found, by, service.clock(), refusal.reason)
         audit.append(session, service.clock(), Entry(by, "machine forgotten", None, host, detail))
     return {"changed": True}
 
@@ -194,6 +204,40 @@ def withdraw_repair(service: Asked, by: By, host: HostPath, refusal: Refusal) ->
     with service.storage.write() as session:
         found = find_host(session, host)
         return {"changed": REPAIR.withdraw(session, found, by, service.clock(), refusal.reason)}
+
+
+@router.put("/hosts/{host}/backup", responses=documented(404, 409))
+def order_backup(service: Asked, by: By, host: HostPath, order: BackupIn) -> dict[str, Any]:
+    """The machine that is the host is to send its data when it next starts the installer, if that is soon."""
+    with service.storage.write() as session:
+        return {"changed": backing_up.give(service, session, find_host(session, host), by, order)}
+
+
+@router.post("/hosts/{host}/backup/withdraw", responses=documented(404))
+def withdraw_backup(service: Asked, by: By, host: HostPath, refusal: Refusal) -> dict[str, Any]:
+    """The machine keeps its data. Of one that has begun nothing more is taken, and what came is removed."""
+    with service.storage.write() as session:
+        found = find_host(session, host)
+        return {"changed": BACKUP.withdraw(session, found, by, service.clock(), refusal.reason)}
+
+
+@router.get("/backups/{host}", responses=documented(404))
+def list_backups(service: Asked, host: HostPath) -> list[dict[str, Any]]:
+    """The backups of a host that came whole, oldest first, and the file of each on this server."""
+    with service.storage.read() as session:
+        find_host(session, host)
+        kept = session.scalars(select(Backup).where(Backup.host == host).order_by(Backup.time, Backup.enrolment))
+        return [
+            {
+                "enrolment": each.enrolment,
+                "path": str(service.settings.backups / each.file),
+                "size": each.size,
+                "sha256": each.sha256,
+                "recipients": each.recipients,
+                "time": audit.stamp(each.time),
+            }
+            for each in kept
+        ]
 
 
 @router.post("/enrolments/{id}/approve", responses=documented(404, 409))
@@ -351,13 +395,17 @@ def _find_enrolment(session: Session, id: str) -> Enrolment:
     return found
 
 
-def _repairs(moment: datetime) -> Select[tuple[RepairOrder]]:
+def _now(table: type[Timed], moment: datetime) -> Select[tuple[Timed]]:
     """Orders that count now."""
-    return select(RepairOrder).where(RepairOrder.expires > moment).order_by(RepairOrder.given)
+    return select(table).where(table.expires > moment).order_by(table.given)
 
 
 def _host_line(
-    host: Host, last: Enrolment | None, wipe: WipeOrder | None, repair: RepairOrder | None
+    host: Host,
+    last: Enrolment | None,
+    wipe: WipeOrder | None,
+    repair: RepairOrder | None,
+    backup: BackupOrder | None,
 ) -> dict[str, Any]:
     expectation = host.expectation
     return {
@@ -370,7 +418,8 @@ def _host_line(
         "enrolled": host.ek_sha256 is not None or host.installed is not None,
         "installed": audit.stamp(host.installed) if host.installed else None,
         "wipe": _wipe_line(wipe) if wipe else None,
-        "repair": {"ek_sha256": repair.ek_sha256, "expires": audit.stamp(repair.expires)} if repair else None,
+        "repair": _order_line(repair) if repair else None,
+        "backup": _order_line(backup) if backup else None,
         "enrolment": _enrolment_line(last) if last else None,
     }
 
@@ -378,6 +427,10 @@ def _host_line(
 def _wipe_line(order: WipeOrder) -> dict[str, Any]:
     """An order that is not done yet."""
     return {"ek_sha256": order.ek_sha256, "given": audit.stamp(order.given), "begun": order.begun is not None}
+
+
+def _order_line(order: RepairOrder | BackupOrder) -> dict[str, Any]:
+    return {"ek_sha256": order.ek_sha256, "expires": audit.stamp(order.expires)}
 
 
 def _enrolment_line(enrolment: Enrolment) -> dict[str, Any]:

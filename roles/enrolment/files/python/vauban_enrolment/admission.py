@@ -18,7 +18,7 @@ from vauban_enrolment.case import Case
 from vauban_enrolment.documents import Accepted, Application, ChallengeOut, Status
 from vauban_enrolment.encoding import sha256, text
 from vauban_enrolment.lookup import expectation_of, find_host, known, other_release, registers
-from vauban_enrolment.orders import REPAIR, WIPE
+from vauban_enrolment.orders import KINDS
 from vauban_enrolment.problems import Problem, refused, wrong_order
 from vauban_enrolment.proving import accept
 from vauban_enrolment.service import Caller, Service, WrongToken
@@ -90,10 +90,8 @@ def _receive(service: Service, case: Case, verdict: matching.Verdict) -> Challen
     if isinstance(verdict, matching.Refuse):
         case.enter(State.REFUSED, verdict.reason, hint=verdict.host)
         return None
-    if isinstance(verdict, matching.Wipe):
-        WIPE.admit(case, verdict.host)
-    elif isinstance(verdict, matching.Repair):
-        REPAIR.admit(case, verdict.host)
+    if isinstance(verdict, matching.Ordered):
+        KINDS[type(verdict)].admit(case, verdict.host)
     else:
         _admit(case, verdict.host)
     return _challenge(service, case) if case.state is State.CHALLENGED else None

@@ -11,18 +11,20 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import states
+from vauban_enrolment import backing_up, states
 from vauban_enrolment.case import Case
 from vauban_enrolment.service import Service
 from vauban_enrolment.settings import Lifetimes
 from vauban_enrolment.states import Event, State
 from vauban_enrolment.storage import Counter, Enrolment
 
-_INSTALLING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, State.REPAIRING, State.WIPING)
+_ORDERED = (State.REPAIRING, State.BACKING_UP, State.WIPING)
+_INSTALLING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, *_ORDERED)
 
 
 def sweep(service: Service) -> None:
     """End and forget what is due, and write down what was turned away. It costs a look if there is nothing."""
+    backing_up.tidy(service)
     moment, lives = service.clock(), service.settings.lifetimes
     counted, service.turned_away = service.turned_away, {}
     ending, forgotten = _ending(moment, lives), _forgotten(moment, lives)

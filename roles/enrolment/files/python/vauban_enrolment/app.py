@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
+from starlette.types import Scope
 
-from vauban_enrolment import admin, ageing, machines, metrics, problems
+from vauban_enrolment import admin, ageing, backing_up, machines, metrics, problems
 from vauban_enrolment.limits import LimitsMiddleware
 from vauban_enrolment.service import Service
 
@@ -33,14 +34,14 @@ _LOG = logging.getLogger("enrolment")
 
 def machines_app(service: Service) -> FastAPI:
     """For the network of the machines."""
-    app = _app(service, "Enrolment of machines", sweeping=True, rates=True)
+    app = _app(service, "Enrolment of machines", sweeping=True, rates=True, sends=partial(backing_up.sends, service))
     app.include_router(machines.router)
     return app
 
 
 def admin_app(service: Service) -> FastAPI:
     """For admins. Whoever reaches its socket is one."""
-    app = _app(service, "Administration of enrolments", sweeping=False, rates=False)
+    app = _app(service, "Administration of enrolments", sweeping=False, rates=False, sends=None)
     app.include_router(admin.router)
 
     check = metrics.AuditCheck()
@@ -66,7 +67,9 @@ def admin_app(service: Service) -> FastAPI:
     return app
 
 
-def _app(service: Service, title: str, *, sweeping: bool, rates: bool) -> FastAPI:
+def _app(
+    service: Service, title: str, *, sweeping: bool, rates: bool, sends: Callable[[Scope], bool] | None
+) -> FastAPI:
     @contextlib.asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = service.settings.threads
@@ -85,7 +88,13 @@ def _app(service: Service, title: str, *, sweeping: bool, rates: bool) -> FastAP
     app.state.service = service
     problems.handle(app)
     app.add_middleware(
-        partial(LimitsMiddleware, limits=service.settings.limits, turned_away=service.turn_away, rates=rates)
+        partial(
+            LimitsMiddleware,
+            limits=service.settings.limits,
+            turned_away=service.turn_away,
+            rates=rates,
+            sends=sends,
+        )
     )
     return app
 

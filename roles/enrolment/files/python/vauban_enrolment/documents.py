@@ -261,6 +261,23 @@ class RepairOut(_Document):
     thorough: bool = Field(description="Whether files may be lost by it.")
 
 
+class BackupOut(_Document):
+    """The order to send what is on a disk."""
+
+    host: str
+    disk: dict[str, Any] = Field(description="The rule that says which it is.")
+    recipients: list[Recipient] = Field(description="The machine believes those that come with the key of its disk.")
+    largest: int = Field(description="Bytes that are taken, at most.")
+    piece: int = Field(description="The same, of one piece.")
+
+
+class BackupSent(_Document):
+    """What was sent, in all."""
+
+    size: Annotated[int, Field(ge=1, lt=2**63)]
+    sha256: Sha256
+
+
 class UnlockIn(QuoteIn):
     """Asks for the recovery key of a disk.
 
@@ -314,6 +331,18 @@ class Receipt(_Document):
     time: str
 
 
+class BackupReceipt(Receipt):
+    """That the backup is kept: size and SHA-256 are those of the file, as it was read again."""
+
+    size: int
+
+
+class BackupReceiptOut(_Document):
+    """The answer to the end of a backup."""
+
+    receipt: BackupReceipt
+
+
 class ReceiptOut(_Document):
     """The answer to an escrow."""
 
@@ -323,7 +352,8 @@ class ReceiptOut(_Document):
 class Report(_Document):
     """What the machine does. The first begins the installation; phases `written` and `failed` end it.
 
-    A machine that is to repair its disk says with phase `repaired` that it is done.
+    A machine that is to repair its disk says with phase `repaired` that it is done, one that is to send its data with
+    `backed_up`.
     A machine that is to erase its disk says with phase `wipe` which disk, and with `wiped` that it is done.
     """
 
@@ -371,6 +401,16 @@ class RepairedEvidence(BaseModel):
     file_system: dict[str, Any]
     core: dict[str, Any]
     boot: dict[str, Any]
+
+
+class BackedUpEvidence(BaseModel):
+    """What a report of phase `backed_up` has to hold, among others."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    receipt: Sha256
+    manifest_sha256: Sha256
+    file_system: dict[str, Any]
 
 
 class NonceOut(_Document):
@@ -482,8 +522,27 @@ class Refusal(_Document):
     reason: Annotated[Line, Field(min_length=1)]
 
 
-class RepairIn(Refusal):
-    """That a disk is to be repaired."""
+class OrderIn(Refusal):
+    """That a machine is to do something, soon."""
 
     seconds: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = Field(description="How long the order counts.")
+
+
+class BackupIn(OrderIn):
+    """That a machine is to send what is on its disk."""
+
+    recipients: Annotated[list[Recipient], Field(min_length=1, max_length=16)] = Field(
+        description="Who can open it, each alone."
+    )
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if len(set(self.recipients)) != len(self.recipients):
+            raise ValueError("recipients: the same twice")
+        return self
+
+
+class RepairIn(OrderIn):
+    """That a disk is to be repaired."""
+
     thorough: bool = Field(default=False, description="Whether files may be lost by it.")

@@ -64,6 +64,16 @@ def _ciphertext(text: str, recipients: int) -> str | None:
         data = base64.b64decode(armour[1].replace("\n", ""), validate=True)
     except binascii.Error:
         return "is not an armoured age file"
+    if fault := unencrypted(data, recipients):
+        return fault
+    length = len(data) - _end_of_header(data) - _OVERHEAD
+    if length < SHORTEST:
+        return f"encrypts {max(length, 0)} bytes: that is no recovery key"
+    return None
+
+
+def unencrypted(data: bytes, recipients: int) -> str | None:
+    """Why a file that begins so is not encrypted by age to that many recipients, if so."""
     header = _HEADER.match(data)
     if header is None:
         return "has no header of age"
@@ -73,7 +83,9 @@ def _ciphertext(text: str, recipients: int) -> str | None:
         return "is encrypted with a passphrase"
     if len(stanzas) != recipients:
         return f"is encrypted to {len(stanzas)} recipients, and not to {recipients}"
-    length = len(data) - header.end() - _OVERHEAD
-    if length < SHORTEST:
-        return f"encrypts {max(length, 0)} bytes: that is no recovery key"
     return None
+
+
+def _end_of_header(data: bytes) -> int:
+    header = _HEADER.match(data)
+    return header.end() if header else len(data)

@@ -12,7 +12,7 @@ import secrets
 from sqlalchemy import select
 
 from ansible_collections.vauban.fleet.plugins.module_utils._site import certificate_request
-from vauban_enrolment import audit, escrow, repairing, wiping
+from vauban_enrolment import audit, backing_up, escrow, repairing, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
     EscrowIn,
@@ -30,6 +30,7 @@ from vauban_enrolment.states import Action, Event, State, WrongOrder
 from vauban_enrolment.storage import CertificateRequest, Enrolment, Escrow
 
 CURVE = "secp256r1"
+_SAID_LAST = (State.WIPED, State.REPAIRED, State.BACKED_UP)  # by reports of that phase
 
 
 def hand_out(service: Service, caller: Caller, action: Action = Action.READ_INSTALLATION) -> Installation:
@@ -136,7 +137,7 @@ def report(service: Service, caller: Caller, report: Report) -> None:
     """
     fault = None
     with service.acting(caller) as case:
-        if (case.state, report.phase) in ((State.WIPED, "wiped"), (State.REPAIRED, "repaired")):
+        if case.state in _SAID_LAST and case.state == report.phase:
             return  # who has said it may say it again: the answer to the first time can be lost
         # Also who has proven nothing yet may say that it cannot go on.
         case.require(Event.FAIL if report.phase == "failed" else Action.REPORT)
@@ -150,6 +151,8 @@ def report(service: Service, caller: Caller, report: Report) -> None:
             fault = _written(case, report)
         elif report.phase == "repaired":
             fault = repairing.ended(case, report)
+        elif report.phase == "backed_up":
+            fault = backing_up.ended(case, report)
         elif report.phase == "wiped":
             fault = wiping.ended(case, report)
         elif report.phase == "wipe":

@@ -16,7 +16,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from vauban_enrolment import matching
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import QuoteIn, Tpm
-from vauban_enrolment.lookup import candidates, expected, to_be_repaired, to_be_wiped
+from vauban_enrolment.lookup import candidates, expected, ordered
 from vauban_enrolment.problems import Problem
 from vauban_enrolment.storage import Enrolment
 from vauban_enrolment.verifier import Challenge, Endorsement, Quote, Unable, Verifier
@@ -54,8 +54,8 @@ class Judge:
     def match(self, case: Case) -> matching.Verdict:
         """Which host it is."""
         claim = self.claim(case.enrolment)
-        wiped, repaired = to_be_wiped(case.session, claim), to_be_repaired(case.session, claim, case.moment)
-        return matching.judge(claim, candidates(case.session, claim), wiped, repaired)
+        order = ordered(case.session, claim, case.moment)
+        return matching.judge(claim, candidates(case.session, claim), order)
 
     def challenge(self, enrolment: Enrolment) -> Challenge:
         """A new one for its EK and AK."""

@@ -13,13 +13,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from anyio.to_thread import run_sync
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vauban_enrolment.problems import Problem
 from vauban_enrolment.settings import Limits
+from vauban_enrolment.transfers import PIECE
 
 # The one path that strangers may post to.
 APPLICATIONS = "/v1/enrolments"
+TRANSFERS = "/v1/backups/"
 _LOCAL = "local"
 _SECURITY_HEADERS = (
     (b"cache-control", b"no-store"),
@@ -81,10 +84,22 @@ class Rate:
 
 
 class LimitsMiddleware:
-    """Turns away before anything is parsed."""
+    """Turns away before anything is parsed.
 
-    def __init__(self, app: ASGIApp, limits: Limits, turned_away: Callable[[str], None], *, rates: bool) -> None:
-        self.app, self.limits, self.turned_away = app, limits, turned_away
+    :param sends: whether a request is a piece of a backup that was ordered, of the machine that was told to send it.
+        There are many, and they are larger.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        turned_away: Callable[[str], None],
+        *,
+        rates: bool,
+        sends: Callable[[Scope], bool] | None = None,
+    ) -> None:
+        self.app, self.limits, self.turned_away, self.sends = app, limits, turned_away, sends
         most = limits.addresses
         self.requests = Rate(limits.requests_per_minute, limits.requests_per_minute_in_all, most) if rates else None
         self.applications = (
@@ -105,8 +120,12 @@ class LimitsMiddleware:
             await send(message)
 
         try:
-            self._allow(scope)
-            body = await self._body(scope, receive)
+            largest = self.limits.body_bytes
+            if self.sends is not None and scope["path"].startswith(TRANSFERS) and await run_sync(self.sends, scope):
+                largest = max(largest, PIECE)
+            else:
+                self._allow(scope)
+            body = await self._body(scope, receive, largest)
         except Problem as problem:
             await problem.response()(scope, receive, send_guarded)
             return
@@ -122,9 +141,9 @@ class LimitsMiddleware:
                 self.turned_away(f"rate_of_{name}")
                 raise Problem(429, "too many requests", retry_after=10)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _body(self, scope: Scope, receive: Receive, largest: int) -> bytes | None:
         for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or int(value[:20]) > self.limits.body_bytes):
+            if name == b"content-length" and (not value.isdigit() or int(value[:20]) > largest):
                 self.turned_away("body_size")
                 raise Problem(413, "too large")
         parts, size = [], 0
@@ -136,7 +155,7 @@ class LimitsMiddleware:
                         return None
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > self.limits.body_bytes:
+                    if size > largest:
                         self.turned_away("body_size")
                         raise Problem(413, "too large")
                     if not message.get("more_body", False):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from vauban_enrolment import matching
 from vauban_enrolment.documents import Expectation, ReleaseContent
 from vauban_enrolment.problems import missing
-from vauban_enrolment.storage import Enrolment, Host, HostMac, Release, RepairOrder, WipeOrder
+from vauban_enrolment.storage import BackupOrder, Enrolment, Host, HostMac, Release, RepairOrder, WipeOrder
 
 
 def expectation_of(host: Host) -> Expectation:
@@ -49,16 +49,17 @@ def candidates(session: Session, claim: matching.Claim) -> list[matching.Known]:
     return [known(host) for host in session.scalars(select(Host).where(or_(*pointed)).order_by(Host.name))]
 
 
-def to_be_wiped(session: Session, claim: matching.Claim) -> str | None:
-    """The host whose machine with this EK is to be wiped, if there is such an order."""
-    order = session.get(WipeOrder, claim.ek_sha256) if claim.ek_sha256 is not None else None
-    return order.host if order is not None else None
-
-
-def to_be_repaired(session: Session, claim: matching.Claim, moment: datetime) -> str | None:
-    """The host whose machine with this EK is to repair its disk, if there is such an order now."""
-    order = session.get(RepairOrder, claim.ek_sha256) if claim.ek_sha256 is not None else None
-    return order.host if order is not None and order.expires > moment else None
+def ordered(session: Session, claim: matching.Claim, moment: datetime) -> matching.Ordered | None:
+    """What the machine with this EK is to do, if there is an order now. Data are saved before they are repaired."""
+    if claim.ek_sha256 is None:
+        return None
+    if (wipe := session.get(WipeOrder, claim.ek_sha256)) is not None:
+        return matching.Wipe(wipe.host)
+    if (backup := session.get(BackupOrder, claim.ek_sha256)) is not None and backup.expires > moment:
+        return matching.BackUp(backup.host)
+    if (repair := session.get(RepairOrder, claim.ek_sha256)) is not None and repair.expires > moment:
+        return matching.Repair(repair.host)
+    return None
 
 
 def other_release(session: Session, enrolment: Enrolment, host: Host) -> str | None:

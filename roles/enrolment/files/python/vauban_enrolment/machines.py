@@ -12,13 +12,16 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import PlainTextResponse
 
-from vauban_enrolment import admission, installing, proving, repairing, unlocking, wiping
+from vauban_enrolment import admission, backing_up, installing, proving, repairing, transfers, unlocking, wiping
 from vauban_enrolment.documents import (
     ID_PATTERN,
     NAME_PATTERN,
     Accepted,
     Application,
     Attestation,
+    BackupOut,
+    BackupReceiptOut,
+    BackupSent,
     EscrowIn,
     Installation,
     NonceOut,
@@ -38,6 +41,7 @@ from vauban_enrolment.service import Caller, Service
 from vauban_enrolment.states import Action
 
 PEM = "application/x-pem-file"
+BYTES = "application/octet-stream"
 CHAIN = "application/pem-certificate-chain"
 _BEARER = HTTPBearer(auto_error=False)
 _LONGEST_REQUEST = 8192
@@ -123,6 +127,30 @@ def read_unlock(service: Asked, by: By) -> UnlockOut | Response:
 def read_repair(service: Asked, by: By) -> RepairOut:
     """Which disk is to be repaired, and how; for machines that are a host, and have proven it."""
     return repairing.hand_out(service, by)
+
+
+@router.get("/enrolments/{id}/backup", responses=documented(401, 404, 409))
+def read_backup(service: Asked, by: By) -> BackupOut:
+    """Which disk is to be backed up, and to whom; for machines that are a host, and have proven it."""
+    return backing_up.hand_out(service, by)
+
+
+@router.put("/backups/{id}/{offset}", status_code=204, responses=documented(401, 404, 409))
+def send_backup(
+    service: Asked,
+    by: By,
+    offset: Annotated[int, Path(ge=0, lt=2**62)],
+    piece: Annotated[bytes, Body(media_type=BYTES, min_length=1, max_length=transfers.PIECE)],
+) -> Response:
+    """Send a piece of the backup, encrypted by age: the next one, or the last one again. Any other ends it."""
+    backing_up.take(service, by, offset, piece)
+    return Response(status_code=204)
+
+
+@router.put("/enrolments/{id}/backup", responses=documented(401, 404, 409))
+def keep_backup(service: Asked, by: By, sent: BackupSent) -> BackupReceiptOut:
+    """Say that it was the last piece. It is kept if what came is what was sent; the same gets the same receipt."""
+    return BackupReceiptOut(receipt=backing_up.keep(service, by, sent))
 
 
 @router.get("/enrolments/{id}/wipe", responses=documented(401, 404, 409))

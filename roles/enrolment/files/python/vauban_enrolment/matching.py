@@ -51,17 +51,22 @@ class Admit:
 
 
 @dataclass(frozen=True)
-class Wipe:
-    """It was this host, and is to erase its disk, once it has proven that it holds its EK. It gets nothing else."""
+class Ordered:
+    """It is to do something to its disk, once it has proven that it holds its EK. It gets nothing else."""
 
     host: str
 
 
-@dataclass(frozen=True)
-class Repair:
-    """It is this host, and is to repair its disk, once it has proven that it holds its EK. It gets nothing else."""
+class Wipe(Ordered):
+    """It was this host, and is to erase its disk."""
 
-    host: str
+
+class Repair(Ordered):
+    """It is this host, and is to repair its disk."""
+
+
+class BackUp(Ordered):
+    """It is this host, and is to send its data."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,17 @@ class Refuse:
     host: str | None = None
 
 
-Verdict = Admit | Wipe | Repair | Quarantine | Refuse
+Verdict = Admit | Ordered | Quarantine | Refuse
 
 
-def judge(claim: Claim, hosts: Sequence[Known], wiped: str | None = None, repaired: str | None = None) -> Verdict:
+def judge(claim: Claim, hosts: Sequence[Known], ordered: Ordered | None = None) -> Verdict:
     """Match a machine with the hosts of the site.
 
-    :param wiped: the host whose machine with this EK is to be wiped. That comes first: whoever the site lists it for,
-        what is on its disk is of that host.
-    :param repaired: the host whose machine with this EK is to repair its disk.
+    :param ordered: what the machine with this EK is to do. That comes first: whoever the site lists it for, what is on
+        its disk is of that host.
     """
-    if wiped is not None:
-        return Wipe(wiped)
-    if repaired is not None:
-        return Repair(repaired)
+    if ordered is not None:
+        return ordered
     hinted = [host for host in hosts if host.hinted_by(claim)]
     if len(hinted) > 1:
         names = ", ".join(sorted(host.name for host in hinted))

@@ -6,22 +6,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import audit
+from vauban_enrolment import audit, matching
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
+from vauban_enrolment.documents import OrderIn
 from vauban_enrolment.lookup import unknown_release
-from vauban_enrolment.states import Event, State
-from vauban_enrolment.storage import Enrolment, Host, RepairOrder, WipeOrder
+from vauban_enrolment.problems import Problem
+from vauban_enrolment.states import Event, State, WrongOrder
+from vauban_enrolment.storage import BackupOrder, Enrolment, Host, RepairOrder, WipeOrder
+
+Order = TypeVar("Order", RepairOrder, WipeOrder, BackupOrder)
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Generic[Order]):
     """What is ordered.
 
     :param name: in the audit log.
@@ -31,7 +37,7 @@ class Kind:
     :param proven: what leads there.
     """
 
-    table: type[RepairOrder | WipeOrder]
+    table: type[Order]
     name: str
     verb: str
     done: str
@@ -40,9 +46,7 @@ class Kind:
 
     def withdraw(self, session: Session, host: Host, actor: str, moment: datetime, reason: str) -> bool:
         """Take orders to this host's machines back; whether there was one."""
-        given: list[RepairOrder | WipeOrder] = list(
-            session.scalars(select(self.table).where(self.table.host == host.name))
-        )
+        given = list(session.scalars(select(self.table).where(self.table.host == host.name)))
         for order in given:
             for enrolment in self._obeying(session, order.ek_sha256):
                 why = f"the order to {self.verb} its disk is withdrawn"
@@ -72,7 +76,58 @@ class Kind:
         return list(session.scalars(mine))
 
 
+Timed = TypeVar("Timed", RepairOrder, BackupOrder)
+
+
+@dataclass(frozen=True)
+class TimedKind(Kind[Timed]):
+    """What is ordered of a machine that is a host, and stays it: for some hours, and once."""
+
+    def give(self, session: Session, host: Host, actor: str, moment: datetime, asked: OrderIn, **what: Any) -> bool:
+        """Order it for when the machine next starts the installer; whether that is new.
+
+        An order that is there gets a new end: nobody has to wait until one has ended.
+
+        :param what: the order's own columns.
+        :raises Problem: 409 the host has no machine whose TPM is known, or its disk is to be erased.
+        """
+        title = f"cannot be {self.done}"
+        if host.installed is None or host.ek_sha256 is None:
+            raise Problem(409, title, "no machine is the host, or it has no TPM by which it could prove that")
+        if session.get(WipeOrder, host.ek_sha256) is not None:
+            raise Problem(409, title, "its disk is to be erased")
+        expires = moment + timedelta(seconds=asked.seconds)
+        kept = session.get(self.table, host.ek_sha256)
+        same = kept is not None and all(getattr(kept, name) == value for name, value in what.items())
+        new = kept is None or kept.expires <= moment or not same
+        values = {**what, "reason": asked.reason, "given": moment, "expires": expires}
+        session.merge(self.table(ek_sha256=host.ek_sha256, host=host.name, **values))
+        detail = {"reason": asked.reason, "ek_sha256": host.ek_sha256, **what, "expires": audit.stamp(expires)}
+        audit.append(session, moment, Entry(actor, f"{self.name} ordered", None, host.name, detail))
+        return new
+
+    def require(self, case: Case) -> Timed:
+        """The order that the machine obeys.
+
+        :raises WrongOrder: it has ended.
+        """
+        order = case.session.get(self.table, case.enrolment.ek_sha256)
+        if order is None or order.expires <= case.moment:
+            raise WrongOrder(f"the order to {self.verb} has ended")
+        return order
+
+    def done_with(self, case: Case) -> None:
+        """It counts once. What was begun in time may end after it."""
+        if (order := case.session.get(self.table, case.enrolment.ek_sha256)) is not None:
+            case.session.delete(order)
+
+
 # The machine becomes no host by it, and gets nothing of one.
 WIPE = Kind(WipeOrder, "wipe", "erase", "erased", State.WIPING, Event.PROVE_TO_WIPE)
-# It stays what it is: the host, installed.
-REPAIR = Kind(RepairOrder, "repair", "repair", "repaired", State.REPAIRING, Event.PROVE_TO_REPAIR)
+REPAIR = TimedKind(RepairOrder, "repair", "repair", "repaired", State.REPAIRING, Event.PROVE_TO_REPAIR)
+BACKUP = TimedKind(BackupOrder, "backup", "back up", "backed up", State.BACKING_UP, Event.PROVE_TO_BACK_UP)
+KINDS: Mapping[type[matching.Ordered], Kind[Any]] = {
+    matching.Wipe: WIPE,
+    matching.Repair: REPAIR,
+    matching.BackUp: BACKUP,
+}

@@ -18,7 +18,7 @@ from vauban_enrolment.documents import Attestation, NonceOut, Proof, QuoteIn
 from vauban_enrolment.encoding import sha256, text
 from vauban_enrolment.judge import Judge
 from vauban_enrolment.lookup import known, other_release, registers, unknown_release
-from vauban_enrolment.orders import REPAIR, WIPE
+from vauban_enrolment.orders import KINDS
 from vauban_enrolment.problems import refused
 from vauban_enrolment.service import Caller, Service
 from vauban_enrolment.states import Action, Event, State, WrongOrder
@@ -38,10 +38,8 @@ def prove(service: Service, caller: Caller, proof: Proof) -> State:
         case.spend()
         if reason is not None:
             case.go(Event.REFUSE, reason)
-        elif isinstance(verdict := service.judge.match(case), matching.Wipe):
-            WIPE.accept(case)
-        elif isinstance(verdict, matching.Repair):
-            REPAIR.accept(case)
+        elif isinstance(verdict := service.judge.match(case), matching.Ordered):
+            KINDS[type(verdict)].accept(case)
         elif case.expectation.keep:
             accept(case, Event.PROVE_TO_KEEP, "TPM and registers are proven; its disk is kept")
         else:
@@ -66,7 +64,7 @@ def _no_longer(judge: Judge, case: Case) -> str | None:
     verdict = judge.match(case)
     if isinstance(verdict, matching.Refuse):
         return verdict.reason
-    if isinstance(verdict, matching.Wipe | matching.Repair):
+    if isinstance(verdict, matching.Ordered):
         return unknown_release(case.session, enrolment)
     if isinstance(verdict, matching.Admit) and verdict.host != host.name:
         return f"it is {verdict.host} now"

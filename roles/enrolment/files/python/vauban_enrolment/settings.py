@@ -17,6 +17,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 
 PATH = Path("/etc/vauban/enrolment/settings.json")
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Size = Annotated[int, Field(ge=1, le=2**50)]
 
 
 class _Part(BaseModel):
@@ -37,6 +38,8 @@ class Limits(_Part):
     unproven: Count = 2_000
     unproven_per_address: Count = 16
     reports: Count = 2_000
+    backup_bytes: Size = 1 << 36
+    backup_reserve_bytes: Size = 1 << 30
 
 
 class Lifetimes(_Part):
@@ -55,6 +58,7 @@ class Settings(_Part):
     """What the file says."""
 
     database: str = Field(default="sqlite:////var/lib/enrolment/enrolment.sqlite", min_length=1)
+    backups: Path = Path("/var/lib/enrolment/backups")
     ek_authorities: Path | None = None
     threads: Annotated[int, Field(ge=1, le=64)] = 4
     limits: Limits = Limits()

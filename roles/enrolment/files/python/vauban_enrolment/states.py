@@ -23,6 +23,8 @@ class State(StrEnum):
     INSTALLED = "installed"  # booted from its disk and proved it
     REPAIRING = "repairing"  # is a host; has proven that, and is to repair its disk
     REPAIRED = "repaired"  # has done that; it is the host as before
+    BACKING_UP = "backing_up"  # is a host; has proven that, and is to send its data, encrypted
+    BACKED_UP = "backed_up"  # has done that; it is the host as before
     WIPING = "wiping"  # was a host; has proven that, and is to erase its disk
     WIPED = "wiped"  # has erased it, and is nobody
     REFUSED = "refused"  # by us, or by an admin
@@ -37,12 +39,14 @@ class Event(StrEnum):
     PROVE = "prove"
     PROVE_TO_KEEP = "prove_to_keep"  # the same proof, of a machine that has the disk of its host
     PROVE_TO_REPAIR = "prove_to_repair"  # the same proof, of a machine that is to repair its disk
+    PROVE_TO_BACK_UP = "prove_to_back_up"  # the same proof, of a machine that is to send its data
     PROVE_TO_WIPE = "prove_to_wipe"  # the same proof, of a machine that is to erase its disk
     BEGIN = "begin"
     ESCROW = "escrow"
     WRITE = "write"
     ATTEST = "attest"
     REPAIR = "repair"
+    BACK_UP = "back_up"
     WIPE = "wipe"
     REFUSE = "refuse"
     FAIL = "fail"
@@ -59,6 +63,8 @@ class Action(StrEnum):
     REPORT = "report"
     READ_NONCE = "read a nonce"
     READ_REPAIR = "read the order to repair"
+    READ_BACKUP = "read the order to back up"
+    SEND_BACKUP = "send a backup"
     READ_WIPE = "read the order to wipe"
 
 
@@ -73,6 +79,7 @@ _STEPS: Mapping[State, Mapping[Event, State]] = {
         Event.PROVE: State.PROVEN,
         Event.PROVE_TO_KEEP: State.KEEPING,
         Event.PROVE_TO_REPAIR: State.REPAIRING,
+        Event.PROVE_TO_BACK_UP: State.BACKING_UP,
         Event.PROVE_TO_WIPE: State.WIPING,
     },
     # An installer that knows nothing of it asks for an installation, and gets none: it would erase the disk.
@@ -82,6 +89,7 @@ _STEPS: Mapping[State, Mapping[Event, State]] = {
     State.ESCROWED: {Event.WRITE: State.WRITTEN},
     State.WRITTEN: {Event.ATTEST: State.INSTALLED},
     State.REPAIRING: {Event.REPAIR: State.REPAIRED},
+    State.BACKING_UP: {Event.BACK_UP: State.BACKED_UP},
     State.WIPING: {Event.WIPE: State.WIPED},
 }
 _ENDING: Mapping[Event, State] = {Event.REFUSE: State.REFUSED, Event.FAIL: State.FAILED}
@@ -96,17 +104,19 @@ UNFINISHED = tuple(state for state in State if TRANSITIONS[state])
 # Those whose machine acts as the host: two of them would be two machines with one name.
 ACTING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, State.WRITTEN)
 # Those whose machine is told what to do with its disk, and nothing else.
-ORDERED = (State.REPAIRING, State.REPAIRED, State.WIPING, State.WIPED)
+ORDERED = (State.REPAIRING, State.REPAIRED, State.BACKING_UP, State.BACKED_UP, State.WIPING, State.WIPED)
 
 ALLOWED: Mapping[Action, tuple[State, ...]] = {
     Action.READ_INSTALLATION: (State.PROVEN, State.INSTALLING, State.ESCROWED),
     Action.READ_KEEPING: (State.KEEPING,),
-    Action.UNLOCK: (State.KEEPING, State.REPAIRING),
+    Action.UNLOCK: (State.KEEPING, State.REPAIRING, State.BACKING_UP),
     Action.REQUEST_CERTIFICATE: (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED),
     Action.READ_CERTIFICATE: ACTING,
-    Action.REPORT: (*ACTING, State.REPAIRING, State.WIPING),
+    Action.REPORT: (*ACTING, State.REPAIRING, State.BACKING_UP, State.WIPING),
     Action.READ_NONCE: (State.WRITTEN,),
     Action.READ_REPAIR: (State.REPAIRING,),
+    Action.READ_BACKUP: (State.BACKING_UP,),
+    Action.SEND_BACKUP: (State.BACKING_UP,),
     Action.READ_WIPE: (State.WIPING,),
 }
 

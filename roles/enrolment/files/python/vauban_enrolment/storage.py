@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     Engine,
@@ -179,6 +180,31 @@ class RepairOrder(Base):
     thorough: Mapped[bool]
     given: Mapped[datetime]
     expires: Mapped[datetime]
+
+
+class BackupOrder(Base):
+    """That the machine with this TPM is to send its data. It is gone when that is done, and counts until it ends."""
+
+    __tablename__ = "backup_orders"
+    ek_sha256: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(ForeignKey("hosts.name"), index=True)
+    reason: Mapped[str]
+    recipients: Mapped[list[str]]
+    given: Mapped[datetime]
+    expires: Mapped[datetime]
+
+
+class Backup(Base):
+    """A backup that came whole: a file beside the database, encrypted to others. It outlives the enrolment."""
+
+    __tablename__ = "backups"
+    enrolment: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(ForeignKey("hosts.name"), index=True)
+    file: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    recipients: Mapped[list[str]]
+    time: Mapped[datetime]
 
 
 class Unlock(Base):

@@ -6,20 +6,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import audit, repairing
+from vauban_enrolment import audit
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import UnlockIn, UnlockOut
 from vauban_enrolment.encoding import sha256, text
+from vauban_enrolment.orders import BACKUP, REPAIR, TimedKind
 from vauban_enrolment.problems import missing
 from vauban_enrolment.service import Caller, Service
 from vauban_enrolment.states import ALLOWED, Action, State
 from vauban_enrolment.storage import Enrolment, Unlock
+
+_ORDERS: Mapping[State, TimedKind[Any]] = {State.REPAIRING: REPAIR, State.BACKING_UP: BACKUP}
 
 
 def ask(service: Service, caller: Caller, given: UnlockIn) -> None:
@@ -48,10 +52,10 @@ def read(service: Service, caller: Caller) -> UnlockOut | None:
 
 
 def _require(case: Case) -> None:
-    """A machine that is to repair its disk has its time for that."""
+    """A machine that is a host, and was told to do something, has its time for that."""
     case.require(Action.UNLOCK)
-    if case.state is State.REPAIRING:
-        repairing.require_order(case)
+    if order := _ORDERS.get(case.state):
+        order.require(case)
 
 
 def waiting(session: Session) -> list[dict[str, Any]]:

@@ -197,6 +197,14 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("receipt", [None, {}, {"size": 9, "sha256": "ab"}, {"size": 10, "sha256": "cd"}])
+def test_backup_without_a_good_receipt_is_an_error(stub: Stub, wire: Callable[..., Wire], receipt: Any) -> None:
+    stub.replies = [(200, {"receipt": receipt}, {})]
+    enrolment = Enrolment(wire(), lambda _line: None)
+    with pytest.raises(FleetError, match="the receipt is not for the backup that was sent"):
+        enrolment.sent(10, "ab")
+
+
 def test_download_that_is_cut_off_goes_on(stub: Stub, wire: Callable[..., Wire], tmp_path: Path) -> None:
     stub.replies = [(200, b"first ", {"Content-Length": "12"}), (503, {}, {}), (206, b"second", {})]
     wire().download("/core", tmp_path / "core", sha256=sha256(b"first second"), limit=12)

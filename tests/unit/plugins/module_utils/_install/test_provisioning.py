@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,19 @@ from typing import Any
 import pytest
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.vauban.fleet.plugins.module_utils._install import boot_files, keeping, provisioning, repairing
+from ansible_collections.vauban.fleet.plugins.module_utils._install import (
+    backing_up,
+    boot_files,
+    keeping,
+    provisioning,
+    repairing,
+)
 from ansible_collections.vauban.fleet.plugins.module_utils._install.disks import Disk
-from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import REPAIR_STEPS, Provisioning
+from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import (
+    BACKUP_STEPS,
+    REPAIR_STEPS,
+    Provisioning,
+)
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import Release
 
 RELEASE = {"product": "server", "version": "1.0", "manifest_sha256": "ab" * 32}
@@ -146,3 +157,99 @@ def test_what_was_repaired_stands_in_the_line(repair: Callable[..., tuple[str, S
     assert service.reports[-1][2] == (
         "repaired: first copy of the header, file system, core; boot files are placed anew"
     )
+
+
+class BackupService(Service):
+    """The enrolment service, to a machine that is to send its data."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__()
+        self.answer, self.taken = answer, b""
+
+    def backup(self) -> dict[str, Any]:
+        return {"host": "one", "disk": {"serial": "S1"}, "recipients": [EVIL], "piece": 4, "largest": 100}
+
+    def unlock(self, _tpm: Any, _recipient: str) -> tuple[bytes, str]:
+        return b"secret", self.answer
+
+    def send(self, offset: int, piece: bytes) -> None:
+        assert offset == len(self.taken)
+        self.taken += piece
+
+    def sent(self, size: int, sha256: str) -> dict[str, Any]:
+        assert (size, sha256) == (len(self.taken), hashlib.sha256(self.taken).hexdigest())
+        return {"id": "e1", "size": size, "sha256": sha256, "time": "2026-11-22T12:00:00Z"}
+
+
+GOOD, EVIL = "age1" + "q" * 58, "age1" + "z" * 58
+
+
+@pytest.fixture
+def back_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[str, BackupService, list[str]]]:
+    """Have an installer back up a disk; what it says at its end, what the service hears, and what was done in order."""
+    disk = Disk(Path("/dev/sda"), 1 << 35, "S1", "", "sata", "", False, (), False)
+    done: list[str] = []
+
+    @contextmanager
+    def unlocked(_volume: Path, recovery: bytes) -> Iterator[Path]:
+        done.append(f"open with {recovery.decode()}")
+        yield Path("/dev/mapper/state")
+        done.append("close")
+
+    @contextmanager
+    def mounted(_device: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+        yield tmp_path, {"journal": True, "used": 100}
+        done.append("unmount")
+
+    def send(_root: Path, recipients: list[str], send: Any, *, piece: int, largest: int) -> tuple[int, str]:
+        done.append(f"encrypt to {' '.join(recipients)}")
+        content = b"0123456789"
+        for offset in range(0, len(content), piece):
+            send(offset, content[offset : offset + piece])
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    def call(answer: str, news: float = 60.0) -> tuple[str, BackupService, list[str]]:
+        monkeypatch.setattr(repairing, "find", lambda *_what: (disk, Path("/core"), Path("/state")))
+        monkeypatch.setattr(repairing, "unlocked", unlocked)
+        monkeypatch.setattr(backing_up, "mounted", mounted)
+        monkeypatch.setattr(backing_up, "send", send)
+        monkeypatch.setattr(keeping, "recovery_key", lambda unlock, _directory: unlock("age1x")[1].encode())
+        monkeypatch.setattr(provisioning, "_NEWS", news)
+        installer = Provisioning.__new__(Provisioning)
+        service = BackupService(answer)
+        values = {"_enrolment": service, "_tpm": object(), "_directory": tmp_path, "_say": lambda _line: None}
+        for name, value in values.items():
+            setattr(installer, name, value)
+        return installer._back_up(RELEASE, {}), service, done
+
+    return call
+
+
+def test_backup_is_encrypted_to_whom_the_holder_of_the_key_said(
+    back_up: Callable[..., tuple[str, BackupService, list[str]]],
+) -> None:
+    said, service, done = back_up(f"key\n{GOOD}")
+    assert said == "BACKED UP one"
+    assert done == ["open with key", f"encrypt to {GOOD}", "unmount", "close"], "the server's word is none"
+    assert [(phase.replace("_", " "), percent) for phase, percent, *__ in service.reports] == list(BACKUP_STEPS.items())
+    phase, _percent, line, evidence = service.reports[-1]
+    assert (phase, line) == (
+        "backed_up",
+        "10 bytes were sent; what was written last is in the journal, and not in them",
+    )
+    assert evidence["receipt"] == hashlib.sha256(b"0123456789").hexdigest()
+    assert (evidence["recipients"], evidence["size"]) == ([GOOD], 10)
+
+
+@pytest.mark.parametrize("answer", ["key", "key\nsomebody", f"key\n{GOOD}\nage1"])
+def test_key_that_came_for_something_else_opens_nothing(
+    back_up: Callable[..., tuple[str, BackupService, list[str]]], answer: str
+) -> None:
+    with pytest.raises(FleetError, match="nobody who can read the recovery key said whom the data are for"):
+        back_up(answer)
+
+
+def test_progress_is_told_now_and_then(back_up: Callable[..., tuple[str, BackupService, list[str]]]) -> None:
+    _said, service, _done = back_up(f"key\n{GOOD}", news=0.0)
+    told = [(percent, line) for phase, percent, line, _evidence in service.reports if phase == "send"]
+    assert told[1:] == [(20 + share, "sent 0 MiB, of files of 0 MiB") for share in (0, 3, 6)]
