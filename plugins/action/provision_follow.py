@@ -26,7 +26,7 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.recovery i
     Opener,
     Unlocker,
 )
-from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service import Service
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service import Call, Service
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.load import LoadedSite
 from ansible_collections.vauban.fleet.plugins.plugin_utils._site.pki.issue import Issuer
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import sandbox_at
@@ -48,6 +48,7 @@ class ActionModule(ProvisionAction):
         "identity": {"type": "list", "elements": "path", "default": []},
         "shares": {"type": "list", "elements": "path", "default": []},
         "escrow": {"type": "str"},
+        "backup_to": {"type": "list", "elements": "str", "default": []},
         "expected": {"type": "dict", "default": {}},
         "sdk": {"type": "path"},
         "check": {"type": "bool", "default": False},
@@ -71,6 +72,7 @@ class ActionModule(ProvisionAction):
                 "signed": 0,
                 "table": [],
                 "missing": [],
+                "backups": {},
             }
         signed: list[str] = []
 
@@ -97,6 +99,7 @@ class ActionModule(ProvisionAction):
             "table": follow.table(found),
             "missing": [row.host for row in found if row.state != goal],
             "reason": follow.counted(found),
+            "backups": _backups(service, found),
         }
 
     @contextmanager
@@ -116,7 +119,9 @@ class ActionModule(ProvisionAction):
         eks = {name: each.ek_sha256 for name, each in machines.items() if each is not None and each.ek_sha256}
         with tempfile.TemporaryDirectory(prefix="vauban-unlock-") as temporary:
             opener = Opener(officers, sandbox_at(arguments["sdk"], Path(temporary)))
-            yield Unlocker(opener, eks, arguments["expected"], arguments["escrow"], say)
+            yield Unlocker(
+                opener, eks, arguments["expected"], arguments["escrow"], say, backup_to=arguments["backup_to"]
+            )
 
     def _follow(
         self,
@@ -142,6 +147,18 @@ class ActionModule(ProvisionAction):
             unlock=(lambda: unlocker.answers(service, self.server)) if unlocker is not None else tuple,
         )
         return follower.run()
+
+
+def _backups(service: Service, found: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """What the hosts have sent that were backed up, by host."""
+    rows = [row for row in found if row.state == follow.BACKED_UP]
+    kept = service.need(Call("GET", f"/backups/{row.host}") for row in rows)
+    return {
+        row.host: each
+        for row, all_of in zip(rows, kept, strict=True)
+        for each in all_of
+        if each["enrolment"] == row.enrolment
+    }
 
 
 def _issuer(loaded: LoadedSite, arguments: Mapping[str, Any]) -> Issuer | None:

@@ -6,45 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision import follow
-from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.action import SOCKET, ProvisionAction
-from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service import Call
-
-_LONGEST = 7 * 24 * 3600
+from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.orders import OrderAction
 
 
-class ActionModule(ProvisionAction):
+class ActionModule(OrderAction):
     """Orders machines to repair their disks."""
 
-    SPEC: ClassVar[dict[str, Any]] = {
-        **SOCKET,
-        "hosts": {"type": "list", "elements": "str", "required": True},
-        "reason": {"type": "str", "required": True},
-        "seconds": {"type": "int", "default": 14400},
-        "thorough": {"type": "bool", "default": False},
-    }
+    SPEC: ClassVar[dict[str, Any]] = {**OrderAction.SPEC, "thorough": {"type": "bool", "default": False}}
+    GOAL = follow.REPAIRED
 
     def act(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Say it of each host; one that the service does not take holds up no other."""
-        seconds = arguments["seconds"]
-        if not 60 <= seconds <= _LONGEST:
-            raise FleetError(f"{seconds} is not within 60 and {_LONGEST}", where="seconds", remedy="use some hours")
-        service = self.service(arguments["socket"])
-        fleet = service.fleet()
-        hosts = [name for name in arguments["hosts"] if name in fleet.hosts]
-        problems = {name: "the service does not know it" for name in arguments["hosts"] if name not in fleet.hosts}
-        order = {"reason": arguments["reason"], "seconds": seconds, "thorough": arguments["thorough"]}
-        asked = {name: Call("PUT", f"/hosts/{name}/repair", order) for name in hosts}
-        past = sorted(follow.ended_now(fleet, hosts, (*follow.ENDED, follow.REPAIRED)))
-        if not self._task.check_mode:
-            answers = zip(asked, service.ask(asked.values()), strict=True)
-            problems |= {name: answer.fault for name, answer in answers if answer.fault is not None}
-            fleet = service.fleet()
-        return {
-            "changed": bool(asked),
-            "hosts": arguments["hosts"],
-            "problems": problems,
-            "repairing": [name for name in hosts if fleet.hosts[name]["repair"]],
-            "past": past,
-        }
+        """Whether files may be lost by it is all that it says besides."""
+        return self.order(arguments, {"thorough": arguments["thorough"]})

@@ -14,7 +14,7 @@ description:
     they come, by the rules of role P(vauban.fleet.site_pki#role); keys never leave the controller, or the machine.
   - Machines that wait in quarantine are named.
   - With O(goal=wiped) it follows machines while they erase their disks, with O(goal=repaired) while they repair them,
-    and signs nothing.
+    with O(goal=backed_up) while they send what is on them, and signs nothing.
   - Ends when every host has come to its goal or has failed for good, or when there was no news for O(patience). Whether
     all came is for M(vauban.fleet.provision_report) to say. It can be stopped at any moment; the next run goes on.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts.
@@ -22,7 +22,7 @@ options:
   goal:
     description: What the hosts are to come to.
     type: str
-    choices: [installed, repaired, wiped]
+    choices: [backed_up, installed, repaired, wiped]
     default: installed
   issuing_key:
     description: Key of the issuing authority, on the controller. Required for O(goal=installed).
@@ -70,6 +70,13 @@ options:
   escrow:
     description: Which recovery key, of a host that has several in escrow. The newest unless set.
     type: str
+  backup_to:
+    description:
+      - Recipients of age, of M(vauban.fleet.provision_backup). Machines that are given their recovery key are told with
+        it to encrypt their data to these, so that the service cannot name others.
+    type: list
+    elements: str
+    default: []
   expected:
     description:
       - By host, the registers that its installer has to show, as M(vauban.fleet.provision_hosts) gives them.
@@ -145,6 +152,18 @@ missing:
   type: list
   elements: str
   sample: []
+backups:
+  description: By host, what it has sent and the server keeps, with O(goal=backed_up).
+  returned: success
+  type: dict
+  sample:
+    files1:
+      enrolment: 0a1b
+      path: /var/lib/enrolment/backups/files1_20261122T120000Z_0a1b.tar.zst.age
+      size: 1048576
+      sha256: 5e8a
+      recipients: [age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]
+      time: "2026-11-22T12:00:00Z"
 signed:
   description: How many certificates were handed out.
   returned: success

@@ -62,7 +62,7 @@ hosts:
   type: list
   elements: str
   sample: [paris-files1]
-repairing:
+ordered:
   description: Hosts whose machines have an order that is not done yet.
   returned: success
   type: list

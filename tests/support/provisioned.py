@@ -261,11 +261,12 @@ class Site:
 
 class InstalledMachine(threading.Thread):
     """A machine from power-on to its first boot from the disk, as the installer and the host would do it; or one that
-    is told to repair or to erase its disk, and does.
+    is told to repair, to back up or to erase its disk, and does.
 
     :param after: seconds after which it is switched on.
     :param start: called with what it measures when it starts.
     :param unlock: has its disk opened, if that is kept.
+    :param back_up: sends its data, and gives evidence of it.
     :param once: true as soon as it is switched on.
     :param recovery_key: what it gives into escrow, with ``shared`` if it takes several officers.
     :param until: the last state it brings itself to; ``failed`` reports a failure while it installs.
@@ -281,6 +282,7 @@ class InstalledMachine(threading.Thread):
         once: Callable[[], Any] = lambda: True,
         start: Callable[[Mapping[int, str]], Any] = lambda _words: None,
         unlock: Callable[[InstalledMachine], None] | None = None,
+        back_up: Callable[[InstalledMachine], Mapping[str, Any]] | None = None,
         recovery_key: str | None = None,
         shared: Mapping[str, Any] | None = None,
         **values: Any,
@@ -294,7 +296,7 @@ class InstalledMachine(threading.Thread):
         }
         release = {"product": "server", "version": "1.0", "manifest_sha256": digest}
         self.site, self.host, self.until, self.after, self.once = site, host, until, after, once
-        self.start_with, self.unlock = start, unlock
+        self.start_with, self.unlock, self.back_up = start, unlock, back_up
         self.machine = Machine(site.server, release=release, predicted=self.predicted, **values)
         self.recovery_key = recovery_key or age_file()
         self.shared = shared
@@ -338,6 +340,11 @@ class InstalledMachine(threading.Thread):
                 self.unlock(self)
             done: dict[str, Any] = {name: {} for name in ("header", "file_system", "core", "boot")}
             assert machine.report("repaired", manifest_sha256=machine.release["manifest_sha256"], **done).is_success
+            return
+        if machine.state() == "backing_up" and self.back_up is not None:
+            evidence = self.back_up(self)
+            manifest = machine.release["manifest_sha256"]
+            assert machine.report("backed_up", manifest_sha256=manifest, **evidence).is_success
             return
         kept = machine.state() == "keeping"
         self.installation = machine.own("GET", "/keeping" if kept else "/installation").json()
@@ -384,7 +391,7 @@ class InstalledMachine(threading.Thread):
 
     @staticmethod
     def _wait(true: Any) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not true():
             assert time.monotonic() < end
             time.sleep(0.2)

@@ -2,13 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Private to this collection: may change without notice.
-"""Follows hosts from switched off to installed, repaired or wiped: what to say as it happens, what came of it."""
+"""Follows hosts from switched off to installed, repaired, backed up or wiped: what to say of it, what came of it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
@@ -19,13 +20,33 @@ QUARANTINED, REFUSED, FAILED = "quarantined", "refused", "failed"
 ENDED = (REFUSED, FAILED)
 WIPING, WIPED = "wiping", "wiped"
 REPAIRING, REPAIRED = "repairing", "repaired"
-GOALS = (INSTALLED, REPAIRED, WIPED)
+BACKING_UP, BACKED_UP = "backing_up", "backed_up"
+GOALS = (BACKED_UP, INSTALLED, REPAIRED, WIPED)
 UNDER_WAY = ("challenged", "proven", "keeping", "installing", "escrowed", "written")
 # Where a machine can be that is to erase its disk.
 _OBEYING = ("challenged", WIPING, *ENDED)
-# The same of one that is to repair it.
-_AT_REPAIR = ("challenged", REPAIRING, REPAIRED, *ENDED)
 COLUMNS = ("HOST", "CLASS", "STATE", "DONE", "SEEN", "WHAT IT SAID LAST")
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """What a host is told to do that is installed, and stays so.
+
+    :param key: of the order, in what the service tells of a host.
+    :param to: what is to happen.
+    :param states: where its machine can be.
+    """
+
+    key: str
+    to: str
+    states: tuple[str, ...]
+
+
+# By what it ends with.
+ORDERED: Mapping[str, Ordered] = {
+    REPAIRED: Ordered("repair", "its disk will be repaired", ("challenged", REPAIRING, REPAIRED, *ENDED)),
+    BACKED_UP: Ordered("backup", "its data will be backed up", ("challenged", BACKING_UP, BACKED_UP, *ENDED)),
+}
 
 Say = Callable[[str], None]
 Sign = Callable[[str, str, str], str]  # host, name and request; the chain
@@ -68,20 +89,22 @@ def rows(
     :param old: enrolments that count no more.
     :param goal: what they are to come to.
     """
-    past, look = set(old), _repair_row if goal == REPAIRED else _row
+    past, look = set(old), partial(_ordered_row, ORDERED[goal]) if goal in ORDERED else _row
     return [look(name, fleet.hosts.get(name), reasons, past) for name in hosts]
 
 
-def _repair_row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], old: set[str]) -> Row:
+def _ordered_row(
+    ordered: Ordered, name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], old: set[str]
+) -> Row:
     """Such a host is installed, and stays so."""
     if host is None:
         return Row(name, "", UNKNOWN, line="the service does not know it")
     trust, last = str(host["class"]), host["enrolment"]
-    if last is not None and last["id"] not in old and last["state"] in _AT_REPAIR:
+    if last is not None and last["id"] not in old and last["state"] in ordered.states:
         return _under_way(name, trust, last, reasons)
-    if host["repair"]:
-        return Row(name, trust, WAITING, line="switch it on; its disk will be repaired")
-    return Row(name, trust, UNKNOWN, line="there is no order to repair its disk, or it has ended")
+    if host[ordered.key]:
+        return Row(name, trust, WAITING, line=f"switch it on; {ordered.to}")
+    return Row(name, trust, UNKNOWN, line=f"there is no order for a {ordered.key}, or it has ended")
 
 
 def _row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], old: set[str]) -> Row:
@@ -93,7 +116,7 @@ def _row(name: str, host: Mapping[str, Any] | None, reasons: Mapping[str, str], 
     if host["installed"] and not (host["reinstall"] or host["keep"] or host["wipe"]):
         return Row(name, trust, INSTALLED, 100, host["installed"], "", last["id"] if last else None)
     # The last one of a host that is to be installed anew is the one before.
-    if last is None or last["id"] in old or last["state"] in (INSTALLED, REPAIRED):
+    if last is None or last["id"] in old or last["state"] in (INSTALLED, *ORDERED):
         return Row(name, trust, WAITING, line="switch it on")
     return _under_way(name, trust, last, reasons)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install import backing_up
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.binding import identity_of
 from ansible_collections.vauban.fleet.plugins.plugin_utils._provision.service import Call, Service
@@ -202,6 +203,9 @@ class Unlocker:
     :param eks: EK that the site lists (SHA-256), by host.
     :param expected: registers of the release that is installed, by host.
     :param say: called with a line.
+    :param backup_to: whom machines encrypt their data to (recipients of age), if they are to be backed up. That goes
+        with the key, for the service must not choose them; and a machine that was told to do anything else cannot use
+        such an answer.
     """
 
     opener: Opener
@@ -209,6 +213,7 @@ class Unlocker:
     expected: Mapping[str, Mapping[str, str]]
     escrow: str | None
     say: Callable[[str], None]
+    backup_to: Sequence[str] = ()
     denied: set[str] = field(default_factory=set)
 
     def answers(self, service: Service, server: str) -> Iterator[Call]:
@@ -226,7 +231,8 @@ class Unlocker:
                 self.say(f"{host}: its disk is not opened: {exc}")
                 yield Call("POST", f"/enrolments/{enrolment}/refuse", {"reason": str(exc)[:300]})
             else:
-                sealed = self._seal(key, base64.b64decode(released.pop("credential")), each["recipient"])
+                text = backing_up.release(key, self.backup_to) if self.backup_to else key.strip()
+                sealed = self._seal(text, base64.b64decode(released.pop("credential")), each["recipient"])
                 yield Call("PUT", f"/unlocks/{enrolment}", {**released, "recovery_key": sealed})
 
     def _judged(self, asked: Mapping[str, Any]) -> dict[str, str]:
@@ -238,9 +244,9 @@ class Unlocker:
             raise FleetError(answer["fault"], where=host)
         return answer
 
-    def _seal(self, key: bytes, secret: bytes, recipient: str) -> str:
+    def _seal(self, text: bytes, secret: bytes, recipient: str) -> str:
         """Encrypt to what the TPM releases, and then to what the installer has made."""
         run = self.opener.sandbox.run
         released = run(["age-keygen", "-y"], stdin=f"{identity_of(secret)}\n".encode()).stdout.strip()
-        inner = run(["age", "--encrypt", "--recipient", released], stdin=key.strip()).stdout_bytes
+        inner = run(["age", "--encrypt", "--recipient", released], stdin=text).stdout_bytes
         return run(["age", "--encrypt", "--armor", "--recipient", recipient], stdin=inner).stdout

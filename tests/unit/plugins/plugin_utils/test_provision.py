@@ -38,6 +38,7 @@ def host(name: str, enrolment: Mapping[str, Any] | None = None, **changes: Any) 
         "enrolled": False,
         "wipe": None,
         "repair": None,
+        "backup": None,
         "keep": False,
     }
     return {**told, "enrolment": enrolment, **changes}
@@ -76,6 +77,24 @@ REPAIR = {"ek_sha256": "ab" * 32, "expires": "2026-11-22T16:00:00Z"}
 def test_where_a_host_is_that_repairs_its_disk(told: Mapping[str, Any], state: str) -> None:
     assert row(told, goal=follow.REPAIRED).state == state
     assert row(told).state == "installed", "it is that all the time"
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        (host("a", enrolment("installed"), **MENDED), "unknown"),
+        (host("a", enrolment("installed"), **MENDED, backup=REPAIR), "waiting"),
+        (host("a", enrolment("repaired"), **MENDED, backup=REPAIR), "waiting"),
+        (host("a", enrolment("backing_up"), **MENDED, backup=REPAIR), "backing_up"),
+        (host("a", enrolment("failed"), **MENDED, backup=REPAIR), "failed"),
+        (host("a", enrolment("backed_up"), **MENDED), "backed_up"),
+    ],
+)
+def test_where_a_host_is_that_sends_its_data(told: Mapping[str, Any], state: str) -> None:
+    assert row(told, goal=follow.BACKED_UP).state == state
+    assert row(told).state == "installed", "it is that all the time"
+    if state not in ("unknown", "failed"):
+        assert row(told, goal=follow.REPAIRED).state in ("repaired", "unknown"), "that is another order"
 
 
 def test_earlier_repair_is_no_news() -> None:
