@@ -1,7 +1,8 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A disk that has taken harm: its machine does not start, is repaired over the network, and starts by itself again."""
+"""The data of a host come out of it over the network. Then its disk takes harm: its machine does not start, is repaired
+over the network, and starts by itself again."""
 
 from __future__ import annotations
 
@@ -23,8 +24,10 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import Segme
 
 pytestmark = pytest.mark.extended
 
+_HEADER = 16 << 20  # bytes of a LUKS2 header (cryptsetup-luksFormat(8), --offset)
 
-def test_damaged_disk_is_repaired(
+
+def test_disk_is_backed_up_and_when_it_is_damaged_repaired(
     server: ProvisioningServer,
     networked_release: Path,
     keys: ProductKeys,
@@ -58,6 +61,36 @@ def test_damaged_disk_is_repaired(
         return sorted(dumped["keyslots"])
 
     before = slots()
+    header = hashlib.sha256(volume.read_bytes()[:_HEADER]).hexdigest()
+    identity = sandbox.run(["age-keygen"]).stdout
+    (tmp_path / "keeper").write_text(identity)
+    words = [
+        "-e",
+        "reason=weekly",
+        "-e",
+        f"identity={keys.private('escrow')}",
+        "-e",
+        f"backup_fetch={tmp_path}/fetched",
+    ]
+    words += ["-e", f"recipients={identity.partition('# public key: ')[2].partition(chr(10))[0]}"]
+    with site.playing("backup", "--limit", GATEWAY, *words) as saving:
+        saving.wait_for(switch_on, within=180)
+        with boot(bare.spec) as machine:
+            machine.serial.wait_for(f"BACKED UP {GATEWAY}", timeout=BOOT_TIMEOUT, fail_on=[FAILED, "INSTALLED"])
+            machine.wait_exit(BOOT_TIMEOUT)
+        saving.end(within=BOOT_TIMEOUT)
+    assert state(server, GATEWAY)[0] == "backed_up"
+    (kept,) = (tmp_path / "fetched").iterdir()
+    line = "set -o pipefail; age -d -i /run/identity /run/backup | zstd -d | tar -t"
+    binds = [Bind(kept, "/run/backup"), Bind(tmp_path / "keeper", "/run/identity")]
+    names = {name.rstrip("/") for name in sandbox.run(["bash", "-euc", line], binds=binds).stdout.splitlines()}
+    places = [each for each in manifest["state"]["places"] if each["kind"] != "configuration"]
+    assert {f".{each['path']}" for each in places} <= names
+    assert slots() == before
+    assert hashlib.sha256(volume.read_bytes()[:_HEADER]).hexdigest() == header
+    with boot(bare.from_disk) as machine:
+        reach(machine, DEFAULT_TARGET)
+
     overwrite(disk, parts["state"].offset, bytes(4096))  # the first copy of the header
     flip(disk, core.offset + 4096)
     overwrite(disk, partitions(disk)[0].offset, bytes(1 << 20))  # where the boot loader's file system begins
