@@ -26,6 +26,7 @@ OF_OTHER_ROLES = {
     "keepalived.service",
     "modules-lock.service",
     "nginx.service",
+    "revocations.service",
     "strongswan.service",
     "update-deadline.service",
     "update-fetch.service",

@@ -10,16 +10,19 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
     CRYPTOGRAPHY_ERROR,
     Certificate,
-    PrivateKey,
     key_usage,
     subject_of,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._signatures import PURPOSES
+
+if TYPE_CHECKING:  # without cryptography there is none
+    from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import PrivateKey
 
 if CRYPTOGRAPHY_ERROR is None:
     from cryptography import x509
@@ -158,7 +161,8 @@ def _parse(path: Path) -> tuple[x509.CertificateRevocationList, int]:
         parsed = x509.load_pem_x509_crl(path.read_bytes())
         return parsed, parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except FileNotFoundError as exc:
-        raise FleetError("the list of revoked certificates is not there", where=str(path)) from exc
+        remedy = "run playbook pki where root.key is, and bring root.crt and root.crl from there"
+        raise FleetError("the list of revoked certificates is not there", where=str(path), remedy=remedy) from exc
     except (ValueError, x509.ExtensionNotFound) as exc:
         raise FleetError("this is no list of revoked certificates in PEM", where=str(path)) from exc
 

@@ -74,6 +74,7 @@ def verify_cms(sandbox: Sandbox, file: Path, signature: Path, trust: Trust) -> N
 
     :raises FleetError: the file was changed, or the signature is by none that is believed.
     """
+    _require(trust)
     command = [*_VERIFY_CMS, *trust.openssl(ROOT), "-content", SOURCE, "-out", "/dev/null"]
     binds = [Bind(file, SOURCE), Bind(trust.root, ROOT), Bind(signature, SIGNATURE)]
     try:
@@ -87,7 +88,10 @@ def signed_content(sandbox: Sandbox, signature: Path, trust: Trust) -> str | Non
     """The text that a CMS signature holds, which is believed now or was once; None if it never was.
 
     A certificate that expired or was revoked counts here: what it signed is the signer's own memory.
+
+    :raises FleetError: nobody is believed.
     """
+    _require(trust)
     believed = [each for each in trust.openssl(ROOT) if each != "-crl_check"]
     binds = [Bind(signature, SIGNATURE), Bind(trust.root, ROOT)]
     done = sandbox.run([*_VERIFY_CMS, *believed, *_EVER], binds=binds, check=False)
@@ -99,6 +103,12 @@ def signed_by(sandbox: Sandbox, signature: Path, certificate: Path) -> bool:
     binds = [Bind(signature, SIGNATURE), Bind(certificate, CERTIFICATE)]
     done = sandbox.run([*_VERIFY_CMS, *_EXACTLY, "-out", "/dev/null"], binds=binds, check=False)
     return done.returncode == 0
+
+
+def _require(trust: Trust) -> None:
+    if not trust.root.is_file():
+        remedy = "run playbook pki, which makes it from root.crt and root.crl"
+        raise FleetError("the certificate of the root with its list is not there", where=str(trust.root), remedy=remedy)
 
 
 def _reason(said: str) -> str:
