@@ -35,6 +35,12 @@ options:
     type: list
     elements: str
     default: []
+  validate:
+    description: Shell patterns of destination paths and the command that must accept a file before any file is
+      replaced; C(%s) in it stands for the name of a copy beside the file. Not run in check mode.
+    type: dict
+    default: {}
+    version_added: 0.4.0
   files:
     description: Set by the action plugin.
     type: list
@@ -55,6 +61,12 @@ EXAMPLES = r"""
     src: "{{ role_path }}/files/root"
     modes:
       /etc/keys/*: "0600"
+
+- name: Lay down the configuration of a daemon that must accept it
+  vauban.fleet.config_tree:
+    src: "{{ role_path }}/templates/root"
+    validate:
+      /etc/dnsmasq.conf: dnsmasq --test --conf-file=%s
 
 # Below the directory lies usr/share/greetings/{greetings}.txt.j2, which says {{ item.text }}.
 - name: Lay down one file for each greeting, and remove those of earlier runs
@@ -79,6 +91,8 @@ paths:
 import base64
 import glob
 import os
+import shlex
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -99,6 +113,27 @@ def _header(path: Path, mode: int, owner: tuple[int, int]) -> str:
     return f"{path} {mode:04o} {owner[0]}:{owner[1]}"
 
 
+def _validate(module: AnsibleModule, path: Path, content: bytes, mode: int) -> None:
+    """Let the program that a file is for read it; ends the module if that refuses."""
+    for pattern, command in module.params["validate"].items():
+        if not fnmatch(str(path), pattern):
+            continue
+        if "%s" not in command:
+            module.fail_json(msg=f"validate: {pattern}: no %s in {command!r}. Remedy: put it where the file is named")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            copy.touch(mode=0o600, exist_ok=False)
+            copy.write_bytes(content)
+            copy.chmod(mode)
+            argv = [word.replace("%s", str(copy)) for word in shlex.split(command)]
+            status, said, complained = module.run_command(argv)
+        finally:
+            copy.unlink(missing_ok=True)
+        if status != 0:
+            module.fail_json(msg=f"{path}: refused by '{argv[0]}': {(complained or said).strip()}", rc=status)
+
+
 def main() -> None:
     """Compare, then write what differs."""
     module = AnsibleModule(
@@ -107,12 +142,13 @@ def main() -> None:
             "dest": {"type": "path", "default": "/"},
             "modes": {"type": "dict", "default": {}},
             "purge": {"type": "list", "elements": "str", "default": []},
+            "validate": {"type": "dict", "default": {}},
             "files": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
     os.umask(0o022)
-    changed, diff = [], []
+    changed, diff, new = [], [], []
     for item in module.params["files"]:
         path, content, mode = Path(item["path"]), base64.b64decode(item["content"]), int(item["mode"], 8)
         try:
@@ -131,7 +167,11 @@ def main() -> None:
                 "after_header": _header(path, mode, owner),
             }
         )
-        if not module.check_mode:
+        new.append((path, content, mode))
+    if not module.check_mode:
+        for path, content, mode in new:
+            _validate(module, path, content, mode)
+        for path, content, mode in new:
             with replacing_file(path, mode=mode) as temporary:
                 temporary.write_bytes(content)
     kept = {item["path"] for item in module.params["files"]}

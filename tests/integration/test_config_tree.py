@@ -153,3 +153,31 @@ def test_names_stay_inside_the_directory(play_in_tree: Play, tmp_path: Path) -> 
     for (value, message), result in zip(NO_NAMES, done.results, strict=True):
         assert result["failed"], value
         assert message in result["msg"]
+
+
+def test_file_that_its_program_refuses_replaces_nothing(play_in_tree: Play, tmp_path: Path, layer: Path) -> None:
+    """The program gets a copy with the mode of the file, beside it, of which nothing stays."""
+    for name, text in (("a", "new"), ("b.sh", "{{ text }}")):
+        (tmp_path / "root/etc/checked").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"root/etc/checked/{name}.j2").write_text(text)
+    task = lay_down(tmp_path / "root", modes={"*.sh": "0640"}, validate={"/etc/checked/*.sh": "sh -n %s"})
+    written = layer / "upper/etc/checked"
+    (result,) = play_in_tree(task, options=("--check",), text="case").results
+    assert (result["changed"], written.exists()) == (True, False)
+    (result,) = play_in_tree(task, text="case").results
+    assert result["failed"]
+    assert "/etc/checked/b.sh: refused by 'sh': " in result["msg"]
+    assert "yntax error" in result["msg"]
+    assert list(written.iterdir()) == []
+    first, second = play_in_tree(task, task, text="true").results
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert stat.S_IMODE((written / "b.sh").stat().st_mode) == 0o640
+    (result,) = play_in_tree(task, text="case").results
+    assert result["failed"]
+    assert {path.name: path.read_text() for path in written.iterdir()} == {"a": "new", "b.sh": "true"}
+
+
+def test_command_that_names_no_file_is_a_mistake(play_in_tree: Play, source: Path) -> None:
+    (result,) = play_in_tree(lay_down(source, validate={"/etc/plain": "true"}), site_text="x").results
+    assert result["failed"]
+    assert "validate: /etc/plain: no %s in 'true'. Remedy" in result["msg"]
