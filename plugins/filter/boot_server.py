@@ -27,10 +27,16 @@ def boot_server_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise AnsibleFilterError(str(exc)) from exc
 
 
-def boot_server_rules(mode: str, interfaces: list[str] | None = None, inner: list[str] | None = None) -> dict[str, Any]:
+def boot_server_rules(
+    mode: str,
+    interfaces: list[str] | None = None,
+    inner: list[str] | None = None,
+    server: str = "dnsmasq",
+    database: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What the packet filter must let through."""
     try:
-        return _boot_server.rules(mode, interfaces or [], inner or [])
+        return _boot_server.rules(mode, interfaces or [], inner or [], server, database)
     except FleetError as exc:
         raise AnsibleFilterError(str(exc)) from exc
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Private to this collection: may change without notice.
-"""Network boot: what variables of role boot_server mean for dnsmasq(8), the packet filter and the releases to keep."""
+"""Network boot: what variables of role boot_server mean for DHCP, the packet filter and the releases to keep."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server_kea
 from ansible_collections.vauban.fleet.plugins.plugin_utils._pydantic import (
     BaseModel,
     BeforeValidator,
@@ -27,6 +28,9 @@ HTTP = 16
 # The field of a DHCP message that names the file ends with a zero (RFC 2131).
 _FILE_LENGTH = 127
 _DHCP_USER = "boot-dhcp"
+# Readable for Kea alone; written by the role, and brought by a machine that is an image.
+_PASSWORD_FILE = "/etc/kea/vauban/lease-database-password"
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
 _RULE = {"family": "ipv4", "source": None, "destination": None, "interface": None, "user": None}
 
 
@@ -41,7 +45,10 @@ Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")]
 # Parts of a path that nginx serves, and that dnsmasq reads as one word.
 Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Url = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+/[A-Za-z0-9._~+/%-]+$")]
-Lease = Annotated[str, Field(pattern=r"^[1-9][0-9]*[mh]$")]
+Lease = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}[mh]$")]  # seconds fit into 32 bits
+# Kea hands them to the clients of databases within quotation marks.
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+File = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")]
 
 
 class _Model(BaseModel):
@@ -78,10 +85,27 @@ class Host(_Model):
     installer: Label | Literal[""] | None = None
 
 
+class LeaseDatabase(_Model):
+    """Where several servers keep their leases together."""
+
+    type: Literal["postgresql", "mysql"]
+    host: Name
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    name: Word
+    user: Word
+    authority: File | None = None
+
+
+def _absent(value: Any) -> Any:
+    return None if value == {} else value
+
+
 class Settings(_Model):
     """The variables of the role that this concerns, without their prefix."""
 
     mode: Literal["dhcp", "proxy", "none"]
+    dhcp_server: Literal["dnsmasq", "kea"]
+    lease_database: Annotated[LeaseDatabase | None, BeforeValidator(_absent)]
     name: Name | Literal[""]
     address: IPv4Address | Literal[""]
     interfaces: tuple[Interface, ...]
@@ -92,36 +116,54 @@ class Settings(_Model):
     default: Label | Literal[""]
     hosts: tuple[Host, ...]
 
+    @property
+    def kea(self) -> bool:
+        """Whether Kea answers machines; dnsmasq then serves TFTP alone."""
+        return self.dhcp_server == "kea" and self.mode == "dhcp"
+
 
 def plan(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Lines of dnsmasq.conf, and the releases that must stay because machines are sent to them.
+    """Lines of dnsmasq.conf, configurations of Kea, and the releases that must stay because machines are sent to them.
 
     :raises FleetError: names the variable.
     """
     settings = _settings(data)
     _check(settings)
     held = [f"{each.product}/{each.version}" for each in settings.installers if each.product is not None]
-    return {"dhcp": list(_lines(settings)), "held": sorted(set(held))}
+    return {"dhcp": list(_lines(settings)), "kea": _kea(settings), "held": sorted(set(held))}
 
 
-def rules(mode: str, interfaces: Sequence[str] = (), inner: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+def rules(
+    mode: str,
+    interfaces: Sequence[str] = (),
+    inner: Sequence[str] = (),
+    server: str = "dnsmasq",
+    database: Mapping[str, Any] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
     """What role firewall must let through, for O(firewall_rulesets[].input) and C(output).
 
     :param interfaces: those that machines come by; empty stands for all.
     :param inner: those by which installed machines come, through a gateway.
+    :param server: the DHCP server. Kea answers by a packet socket, which no packet filter sees.
+    :param database: where Kea keeps its leases, as V(boot_server_lease_database).
     """
     if mode not in ("dhcp", "proxy", "none"):
         raise FleetError(f"no such mode: {mode!r}", where="boot_server_mode", remedy="choose dhcp, proxy or none")
+    _check_server(mode, server)
     places: Sequence[str | None] = list(interfaces) or [None]
     asked = {"dhcp": ["67"], "proxy": ["67", "4011"], "none": []}[mode]
     found: dict[str, list[dict[str, Any]]] = {"input": [], "output": []}
     for place in places:
         if asked:
             found["input"].append(_rule("DHCP of machines that boot", "udp", asked, interface=place))
+        if asked and server == "dnsmasq":
             answer = _rule("answers to machines that boot", "udp", ["67-68"], interface=place)
             found["output"].append({**answer, "source_ports": ["67"], "user": _DHCP_USER})
         found["input"].append(_rule("TFTP", "udp", ["69"], interface=place))
         found["input"].append(_rule("installers and releases", "tcp", ["80", "443"], interface=place))
+    if server == "kea" and mode == "dhcp" and database:
+        port = database.get("port") or _DATABASE_PORTS.get(str(database.get("type")), 0)
+        found["output"].append(_rule("leases", "tcp", [str(port)], interface=None))
     found["input"] += [_rule("installed machines", "tcp", ["443"], interface=place) for place in inner]
     return found
 
@@ -157,8 +199,27 @@ def _settings(data: Mapping[str, Any]) -> Settings:
         raise FleetError(text, remedy="see ansible-doc -t role vauban.fleet.boot_server") from None
 
 
+def _check_server(mode: str, server: str) -> None:
+    where = "boot_server_dhcp_server"
+    if server not in ("dnsmasq", "kea"):
+        raise FleetError(f"no such server: {server!r}", where=where, remedy="choose dnsmasq or kea")
+    if server == "kea" and mode == "proxy":
+        raise FleetError(
+            "Kea knows no ProxyDHCP, which boot_server_mode: proxy asks for",
+            where=where,
+            remedy="choose dnsmasq, or let Kea be the DHCP server with boot_server_mode: dhcp",
+        )
+
+
 def _check(settings: Settings) -> None:
     """What no single value shows."""
+    _check_server(settings.mode, settings.dhcp_server)
+    if settings.lease_database is not None and settings.dhcp_server != "kea":
+        raise FleetError(
+            "dnsmasq keeps its leases in memory",
+            where="boot_server_lease_database",
+            remedy="set boot_server_dhcp_server to kea, or leave this out",
+        )
     installers = [each.name for each in settings.installers]
     macs = [mac for host in settings.hosts for mac in host.macs]
     addresses = [str(host.address) for host in settings.hosts if host.address is not None]
@@ -199,11 +260,24 @@ def _check_networks(settings: Settings) -> None:
             raise FleetError(f"{each.first} to {each.last} is no range of this network", where=where)
         if settings.address and int(each.first) <= int(settings.address) <= int(each.last):
             raise FleetError(f"{settings.address} of this server would be given to a machine", where=where)
+    if settings.kea:
+        _check_apart(settings.networks)
     for host in settings.hosts:
         if host.address is not None and not any(host.address in each.network for each in settings.networks):
             raise FleetError(
                 f"{host.address} is in none of boot_server_networks", where=f"boot_server_hosts ({host.name})"
             )
+
+
+def _check_apart(networks: Sequence[Network]) -> None:
+    """Kea looks for the one network of an address, and for leases by the number of that network."""
+    for number, each in enumerate(networks):
+        where = f"boot_server_networks ({each.network})"
+        if not int(each.network.network_address):
+            raise FleetError("no network of machines", where=where)
+        for other in networks[:number]:
+            if each.network.overlaps(other.network):
+                raise FleetError(f"overlaps with {other.network}", where=where, remedy="leave one of the two out")
 
 
 def _once(values: Iterable[str], where: str) -> None:
@@ -223,9 +297,18 @@ def _url(settings: Settings, installer: Installer) -> str:
     return f"{installer.scheme}://{server}/releases/{installer.product}/{installer.version}/{file}"
 
 
+def _kea(settings: Settings) -> list[dict[str, Any]]:
+    """The one configuration of Kea, with the name of its file, if Kea is to answer."""
+    if not settings.kea:
+        return []
+    urls = {each.name: _url(settings, each) for each in settings.installers}
+    made = _boot_server_kea.configuration(settings, urls, http=HTTP, pxe=tuple(PXE), password_file=_PASSWORD_FILE)
+    return [{"name": "kea-dhcp4", **made, "environment": _boot_server_kea.environment(settings)}]
+
+
 def _lines(settings: Settings) -> Iterator[str]:
     yield from (f"interface={name}" for name in settings.interfaces)
-    if settings.mode == "none":
+    if settings.mode == "none" or settings.kea:
         return  # TFTP alone: without a range dnsmasq opens no port of DHCP
     if settings.mode == "dhcp":
         # There is no other server for these networks: who asks for an unknown lease learns at once that it is gone.

@@ -1,9 +1,10 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role boot_server: dnsmasq and nginx of Debian 13 as systemd runs them, confined, and machines that they answer.
+"""Role boot_server: dnsmasq, Kea and nginx of Debian 13 as systemd runs them, confined, and machines that they answer.
 
-The tree is the SDK's own, with what the role and role confinement lay down. It takes packages dnsmasq-base and nginx.
+The tree is the SDK's own, with what the role and role confinement lay down. It takes packages dnsmasq-base,
+kea-dhcp4-server and nginx.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import socketserver
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import boot_files
 import dhcp
 import pytest
 import rendering
@@ -39,7 +43,13 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server, 
 
 from .conftest import play_roles
 
+KEA = "kea-dhcp4-server.service"
 UNITS = ("boot-dhcp.service", "nginx.service")
+# What answers DHCP, by the value of boot_server_dhcp_server.
+ANSWERING = {"dnsmasq": "boot-dhcp.service", "kea": KEA}
+DNSMASQ_FILE, KEA_FILE = "etc/vauban/boot_server/dnsmasq.conf", "etc/kea/vauban/kea-dhcp4.conf"
+KEA_ENVIRONMENT = f"etc/systemd/system/{KEA}.d/kea-dhcp4.conf"
+PASSWORD, PASSWORD_FILE = "leases-of-Paris", "etc/kea/vauban/lease-database-password"
 NAME, ADDRESS = "boot.example.org", "10.9.0.1"
 KNOWN, DONE, STRANGER = "52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:99"
 INSTALLER = "/releases/gateway/0.1.0/gateway_0.1.0_installer.efi"
@@ -70,10 +80,7 @@ VARIABLES: dict[str, Any] = {
 
 def lay_down(tree: Path, **changes: Any) -> None:
     """What the role lays down for these variables."""
-    given = {**VARIABLES, **changes}
-    settings = {**rendering.defaults("boot_server"), **given}
-    asked = {name: settings[f"boot_server_{name}"] for name in _boot_server.Settings.model_fields}
-    rendering.lay_down("boot_server", tree, __boot_server_plan=_boot_server.plan(asked), **given)
+    boot_files.lay_down(tree, **{**VARIABLES, **changes})
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +101,7 @@ def server(tree: Path, authority: Authority, tmp_path_factory: pytest.TempPathFa
     files = directory / "files"
     lay_down(files)
     for each in _confinement.image_dropins():
-        if each.name in UNITS:
+        if each.name in (*UNITS, KEA):
             dropin = files / f"usr/lib/systemd/system/{each.name}.d/50-confinement.conf"
             dropin.parent.mkdir(parents=True, exist_ok=True)
             dropin.write_text("\n".join(["[Service]", *each.lines, ""]))
@@ -193,22 +200,45 @@ def segment(network: Lab) -> Iterator[Segment]:
     made.close()
 
 
-def configure(server: Booted, directory: Path, **changes: Any) -> None:
-    """Let dnsmasq follow other variables."""
+def configure(server: Booted, directory: Path, *, wait: bool = True, **changes: Any) -> None:
+    """Let dnsmasq and Kea follow other variables."""
+    shutil.rmtree(directory / "other", ignore_errors=True)
     lay_down(directory / "other", **changes)
-    path = "etc/vauban/boot_server/dnsmasq.conf"
-    server.write(f"/{path}", (directory / "other" / path).read_text())
     server("systemctl", "reset-failed")
+    server("systemctl", "stop", KEA)
+    for path in (DNSMASQ_FILE, KEA_FILE, KEA_ENVIRONMENT):
+        if (directory / "other" / path).exists():
+            server.write(f"/{path}", (directory / "other" / path).read_text())
+        else:
+            server("rm", "-f", f"/{path}")
+    server("systemctl", "daemon-reload")
     server("systemctl", "restart", "boot-dhcp.service")
-    wait_for_ports(server)
+    server("systemctl", "start", KEA)
+    if wait:
+        wait_for_ports(server)
 
 
 def wait_for_ports(server: Booted) -> None:
-    """TFTP comes last of what dnsmasq opens."""
+    """TFTP comes last of what dnsmasq opens, a packet socket last of what Kea does."""
     sockets = Path(f"/proc/{server.pid}/net/udp")
     wait_for(lambda: ":0045 " in sockets.read_text(), "dnsmasq listens")
+    if server.state(KEA) == "active":
+        # packet(7): the fifth column is the interface, 0 before the socket is bound. Then Kea throws away what came.
+        packets = Path(f"/proc/{server.pid}/net/packet")
+        wait_for(lambda: any(line.split()[4] != "0" for line in packets.read_text().splitlines()[1:]), "Kea listens")
+        time.sleep(0.3)
     listening = Path(f"/proc/{server.pid}/net/tcp")
     wait_for(lambda: ":01BB " in listening.read_text(), "nginx listens")
+
+
+@pytest.fixture(scope="module", params=ANSWERING)
+def answering(
+    server: Booted, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The DHCP server that answers, as boot_server_dhcp_server names it."""
+    configure(server, tmp_path_factory.mktemp("answering"), boot_server_dhcp_server=request.param)
+    yield request.param
+    configure(server, tmp_path_factory.mktemp("answering"))
 
 
 class Told(NamedTuple):
@@ -235,7 +265,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_machine_is_told_what_to_boot(server: Booted, segment: Segment, case: str) -> None:
+def test_machine_is_told_what_to_boot(answering: str, segment: Segment, case: str) -> None:
     told = CASES[case]
     (offer,) = segment.discover(told.machine)
     answer = segment.request(told.machine, offer)
@@ -252,33 +282,35 @@ def test_machine_is_told_what_to_boot(server: Booted, segment: Segment, case: st
     assert (answer.address == "10.9.0.9") == (told.machine.mac == KNOWN)
 
 
-def test_known_machines_only(server: Booted, segment: Segment, tmp_path: Path) -> None:
-    configure(server, tmp_path, boot_server_known_only=True)
+def test_known_machines_only(server: Booted, answering: str, segment: Segment, tmp_path: Path) -> None:
+    configure(server, tmp_path, boot_server_dhcp_server=answering, boot_server_known_only=True)
     assert segment.discover(dhcp.http(KNOWN))
+    assert segment.discover(dhcp.http(DONE))
     assert segment.discover(dhcp.http(STRANGER), within=0.5) == []
-    configure(server, tmp_path)
+    assert segment.remember(dhcp.http(STRANGER), "10.9.0.111", within=0.5) is None
+    configure(server, tmp_path, boot_server_dhcp_server=answering)
     assert segment.discover(dhcp.http(STRANGER))
 
 
-def test_rack_is_switched_on_at_once(server: Booted, segment: Segment) -> None:
+def test_rack_is_switched_on_at_once(server: Booted, answering: str, segment: Segment) -> None:
     """300 machines within a second, none of which asks twice."""
     machines = [dhcp.http(f"52:54:00:01:{number >> 8:02x}:{number & 255:02x}") for number in range(300)]
-    used = cpu_seconds(server)
+    used = cpu_seconds(server, ANSWERING[answering])
     got = dhcp.power_on(segment, machines, over=1.0, within=5)
     assert len(got) == 300
     assert {answer.kind for answer in got.values()} == {dhcp.ACK}
     assert len({answer.address for answer in got.values()}) == 300
     assert {answer.boot for answer in got.values()} == {URL}
-    assert cpu_seconds(server) - used < 5
+    assert cpu_seconds(server, ANSWERING[answering]) - used < 5
 
 
-def test_machines_keep_their_addresses_when_the_server_forgets(
-    server: Booted, segment: Segment, tmp_path: Path
+def test_machines_keep_their_addresses_when_the_server_starts_again(
+    server: Booted, answering: str, segment: Segment, tmp_path: Path
 ) -> None:
-    """Leases lie in memory alone. A machine that comes back with its address keeps it; a new one gets another."""
+    """dnsmasq forgets leases. A machine that comes back with its address keeps it; a new one gets another."""
     machines = [dhcp.http(f"52:54:00:02:00:{number:02x}") for number in range(20)]
     first = dhcp.power_on(segment, machines, over=0.2, within=3)
-    configure(server, tmp_path)
+    configure(server, tmp_path, boot_server_dhcp_server=answering)
     for machine in machines[:10]:
         answer = segment.remember(machine, first[machine.mac].address)
         assert answer is not None
@@ -290,7 +322,7 @@ def test_machines_keep_their_addresses_when_the_server_forgets(
 
 
 def test_machine_from_elsewhere_learns_at_once_that_its_address_is_none_of_here(
-    server: Booted, segment: Segment
+    answering: str, segment: Segment
 ) -> None:
     answer = segment.remember(dhcp.http(STRANGER), "198.51.100.7")
     assert answer is not None
@@ -298,14 +330,11 @@ def test_machine_from_elsewhere_learns_at_once_that_its_address_is_none_of_here(
 
 
 def test_only_named_interfaces_are_answered_and_may_come_late(
-    server: Booted, network: Lab, segment: Segment, tmp_path: Path
+    server: Booted, answering: str, network: Lab, segment: Segment, tmp_path: Path
 ) -> None:
     late = {"network": "10.8.0.0/24", "first": "10.8.0.100", "last": "10.8.0.200"}
     changes = {"boot_server_interfaces": ["late"], "boot_server_networks": [late, NETWORK], "boot_server_hosts": []}
-    lay_down(tmp_path / "late", **changes)
-    path = "etc/vauban/boot_server/dnsmasq.conf"
-    server.write(f"/{path}", (tmp_path / "late" / path).read_text())
-    server("systemctl", "restart", "boot-dhcp.service")
+    configure(server, tmp_path / "late", wait=False, boot_server_dhcp_server=answering, **changes)
     server("ip", "link", "add", "late", "type", "veth", "peer", "name", "eth9", "netns", "client")
     server("ip", "address", "add", "10.8.0.1/24", "dev", "late")
     for words in (["link", "set", "late", "up"], ["-netns", "client", "link", "set", "eth9", "up"]):
@@ -319,15 +348,15 @@ def test_only_named_interfaces_are_answered_and_may_come_late(
     finally:
         there.close()
         server("ip", "link", "delete", "late")
-        configure(server, tmp_path)
+        configure(server, tmp_path, boot_server_dhcp_server=answering)
 
 
 def main_process(server: Booted, unit: str) -> str:
     return server("systemctl", "show", "--value", "--property=MainPID", unit).strip()
 
 
-def cpu_seconds(server: Booted) -> float:
-    fields = server("cat", f"/proc/{main_process(server, 'boot-dhcp.service')}/stat").rpartition(")")[2].split()
+def cpu_seconds(server: Booted, unit: str) -> float:
+    fields = server("cat", f"/proc/{main_process(server, unit)}/stat").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -603,16 +632,24 @@ def test_log_says_who_asked_and_keeps_secrets(
     assert TOKEN not in printed
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, KEA])
 def test_exposure_is_within_the_limit(server: Booted, unit: str) -> None:
     limits = _confinement.limits()
-    assert limits[unit] <= 1.8
+    assert limits[unit] <= (2.0 if unit == KEA else 1.8)
     done = server.ask(*_confinement.exposure_check(unit, limits[unit], "--no-pager"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("unit", "user"), [("boot-dhcp.service", "boot-dhcp"), ("nginx.service", "www-data")])
 def test_runs_as_its_user_and_may_listen_at_low_ports_and_nothing_more(server: Booted, unit: str, user: str) -> None:
+    assert_confined(server, unit, user, 1 << 10)
+
+
+def test_kea_runs_as_its_user_and_may_use_a_packet_socket_besides(server: Booted, kea: None) -> None:
+    assert_confined(server, KEA, "_kea", 1 << 10 | 1 << 13)
+
+
+def assert_confined(server: Booted, unit: str, user: str, capabilities: int) -> None:
     number = server("id", "-u", user).strip()
     assert number != "0"
     group = server("systemctl", "show", "--value", "--property=ControlGroup", unit).strip()
@@ -621,7 +658,7 @@ def test_runs_as_its_user_and_may_listen_at_low_ports_and_nothing_more(server: B
     for process in processes:
         status = dict(re.findall(r"(\w+):\t(.*)", server("cat", f"/proc/{process}/status")))
         assert status["Uid"].split() == [number] * 4
-        assert {int(status[kind], 16) for kind in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {1 << 10}
+        assert {int(status[kind], 16) for kind in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {capabilities}
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
@@ -656,10 +693,12 @@ def test_web_server_takes_a_new_certificate_without_a_pause(
     assert fetch(network, CORE, trust).status == 200
 
 
-def test_packet_filter_needs_no_more_than_these_rules(server: Booted, network: Lab, trust: ssl.SSLContext) -> None:
+def test_packet_filter_needs_no_more_than_these_rules(
+    server: Booted, answering: str, network: Lab, trust: ssl.SSLContext
+) -> None:
     """Role firewall with the rules of the filter: machines boot, and nothing else passes."""
     rules = {"name": "host", "ipv6": False, "tunnelled_ipv4": [], "tunnelled_ipv6": [], "sets": [], "raw": []}
-    rulesets = [{**rules, **_boot_server.rules("dhcp", ["lan"]), "forward": []}]
+    rulesets = [{**rules, **_boot_server.rules("dhcp", ["lan"], server=answering), "forward": []}]
     rendered = rendering.render("firewall", firewall_rulesets=rulesets, firewall_log_rate="10/minute")
     server.write("/run/test.nft", rendered["etc/nftables.d/host.nft"])
     segment = Segment(lambda *arguments: network.socket("client", *arguments), "eth0")
@@ -679,6 +718,104 @@ def test_packet_filter_needs_no_more_than_these_rules(server: Booted, network: L
     finally:
         segment.close()
         server("nft", "flush", "ruleset")
+
+
+@pytest.fixture
+def kea(server: Booted, tmp_path: Path) -> Iterator[None]:
+    """Kea answers."""
+    configure(server, tmp_path / "kea", boot_server_dhcp_server="kea")
+    yield
+    configure(server, tmp_path / "dnsmasq")
+
+
+def test_kea_takes_another_configuration_and_keeps_leases(
+    server: Booted, kea: None, segment: Segment, tmp_path: Path
+) -> None:
+    """A reload, one with a file that Kea refuses, a kill, and a start."""
+    machine = dhcp.http("52:54:00:03:00:01")
+    first = segment.request(machine, segment.discover(machine)[0])
+    process = main_process(server, KEA)
+    lay_down(tmp_path / "other", boot_server_dhcp_server="kea", boot_server_default="server")
+    text = (tmp_path / "other" / KEA_FILE).read_text()
+    server.write(f"/{KEA_FILE}", text)
+    server("systemctl", "reload", KEA)
+    wait_for(lambda: OTHER_URL in [offer.boot for offer in segment.discover(machine)], "the other configuration")
+    assert main_process(server, KEA) == process
+    assert segment.discover(machine)[0].address == first.address
+    server.write(f"/{KEA_FILE}", text.replace('"subnet4"', '"subnet44"'))
+    assert server.ask("systemctl", "reload", KEA).returncode != 0
+    assert segment.discover(machine)[0].boot == OTHER_URL
+    server.write(f"/{KEA_FILE}", text)
+    server("systemctl", "kill", "--signal=KILL", KEA)
+    wait_for(lambda: main_process(server, KEA) not in ("0", process) and server.state(KEA) == "active", "another start")
+    wait_for_ports(server)
+    answer = segment.remember(machine, first.address)
+    assert answer is not None
+    assert (answer.kind, answer.address) == (dhcp.ACK, first.address)
+    # Nobody else gets what is lent, though this server never saw it.
+    others = [dhcp.http(f"52:54:00:03:01:{number:02x}") for number in range(20)]
+    assert first.address not in {each.address for each in dhcp.power_on(segment, others, over=0.2, within=3).values()}
+
+
+def test_cards_of_a_host_get_its_address_one_at_a_time(server: Booted, segment: Segment, tmp_path: Path) -> None:
+    """What names itself differently on the same card, as firmware and system do, is the same machine to Kea."""
+    host = {"name": "paris-srv3", "macs": [KNOWN, DONE], "address": "10.9.0.19"}
+    configure(server, tmp_path, boot_server_dhcp_server="kea", boot_server_hosts=[host])
+    named = Machine(KNOWN, options={61: b"\xff" + bytes(range(12))})
+    for machine in (dhcp.http(KNOWN), named):
+        assert segment.request(machine, segment.discover(machine)[0]).address == "10.9.0.19"
+    assert segment.discover(dhcp.http(DONE))[0].address != "10.9.0.19"
+    configure(server, tmp_path)
+
+
+def startup_of_postgresql(listener: socket.socket) -> dict[str, str]:
+    """What a client of PostgreSQL says of itself; then it is told that the server goes down (protocol 3.0).
+
+    TLS is refused, and a password asked for in clear. A client that goes away then has said nothing.
+    """
+    client, _address = listener.accept()
+    with client, client.makefile("rb") as stream:
+        client.settimeout(5)
+        while True:
+            length, kind = struct.unpack(">II", stream.read(8).ljust(8, b"\0"))
+            if kind not in (80877103, 80877104):
+                break
+            client.sendall(b"N")
+        if not length:
+            return {}
+        words = stream.read(length - 8).rstrip(b"\0").decode().split("\0")
+        client.sendall(b"R" + struct.pack(">II", 8, 3))
+        _type, length = struct.unpack(">cI", stream.read(5))
+        password = stream.read(length - 4).rstrip(b"\0").decode()
+        fields = b"SFATAL\0C57P03\0Mgoing down\0\0"
+        client.sendall(b"E" + struct.pack(">I", 4 + len(fields)) + fields)
+        return {**dict(zip(words[::2], words[1::2], strict=True)), "password": password}
+
+
+@pytest.mark.parametrize("authority_file", [None, "/etc/kea/vauban/authority.pem"])
+def test_kea_signs_in_at_the_database_of_leases(
+    server: Booted, network: Lab, authority: Authority, tmp_path: Path, authority_file: str | None
+) -> None:
+    """What it would have to trust without TLS it gives no name nor password if an authority is named."""
+    described = {"type": "postgresql", "host": "10.9.0.50", "port": 15432, "name": "leases", "user": "kea"}
+    if authority_file is not None:
+        described["authority"] = authority_file
+        server.write(authority_file, authority.pem.decode())
+    server.write(f"/{PASSWORD_FILE}", json.dumps(PASSWORD), mode="0640", owner="root:_kea")
+    with network.socket("client", socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("10.9.0.50", 15432))
+        listener.listen()
+        listener.settimeout(30)
+        changes = {"boot_server_dhcp_server": "kea", "boot_server_lease_database": described}
+        configure(server, tmp_path / "kea", wait=False, **changes)
+        told = startup_of_postgresql(listener)
+    if authority_file is None:
+        assert (told["user"], told["database"], told["password"]) == ("kea", "leases", PASSWORD)
+    else:
+        assert told == {}
+    assert PASSWORD not in server("journalctl", "--no-pager", f"--unit={KEA}")
+    configure(server, tmp_path / "dnsmasq")
 
 
 @pytest.fixture(scope="module")
@@ -712,6 +849,11 @@ def test_role_lays_down_what_was_tested_and_is_idempotent(played: tuple[Path, st
         ({"boot_server_default": "none-such"}, "boot_server_default: no installer none-such"),
         ({"boot_server_mode": "both"}, "value of boot_server_mode must be one of"),
         ({"boot_server_networks": []}, "boot_server_networks: needed in mode dhcp"),
+        (
+            {"boot_server_mode": "proxy", "boot_server_dhcp_server": "kea"},
+            "boot_server_dhcp_server: Kea knows no ProxyDHCP",
+        ),
+        ({"boot_server_lease_database_password": "it's"}, "boot_server_lease_database_password: has a space, an"),
     ],
 )
 def test_role_names_a_wrong_variable(tree: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -721,22 +863,22 @@ def test_role_names_a_wrong_variable(tree: Path, tmp_path: Path, changes: dict[s
     assert not (tmp_path / "layer/upper/etc/vauban/boot_server/dnsmasq.conf").exists()
 
 
-def play_on(machine: Booted, directory: Path, **variables: Any) -> str:
+def play_on(machine: Booted, directory: Path, *, fails: bool = False, **variables: Any) -> str:
     """Apply the role to a running machine, and say what ansible-playbook printed."""
     host = {
         "ansible_connection": "entered",
         "ansible_host": machine.pid,
         "ansible_python_interpreter": "/usr/bin/python3",
     }
-    every = {**host, **VARIABLES, "boot_server_packages": [], **variables}
+    every = {**host, **VARIABLES, "boot_server_packages": [], "boot_server_kea_packages": [], **variables}
     (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": {"boot": every}}}))
     roles = ["vauban.fleet.boot_server"]
     (directory / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": roles}]))
     plugins = str(Path(dhcp.__file__).parent / "connection")
-    words = ("-i", "hosts.json", "play.json")
+    words = ("-i", "hosts.json", "play.json", "--diff")
     done = ansible_playbook(directory, *words, ANSIBLE_CONNECTION_PLUGINS=plugins)
-    assert done.returncode == 0, done.stdout + done.stderr + machine.journal()
-    return done.stdout
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr + machine.journal()
+    return done.stdout + done.stderr
 
 
 def test_role_makes_a_boot_server_of_a_running_debian(tree: Path, authority: Authority, tmp_path: Path) -> None:
@@ -770,6 +912,71 @@ def test_role_makes_a_boot_server_of_a_running_debian(tree: Path, authority: Aut
         assert after[0] not in ("0", before[0])
         assert after[1] == before[1]  # it may be sending
         assert "tag:!own" not in (machine.root / "etc/vauban/boot_server/dnsmasq.conf").read_text()
+
+
+# What only Kea itself finds out: this address is that of all.
+REFUSED: dict[str, Any] = {
+    "boot_server_networks": [{"network": "255.255.255.0/24", "first": "255.255.255.1", "last": "255.255.255.9"}],
+    "boot_server_hosts": [{"name": "paris-srv1", "macs": [KNOWN], "address": "255.255.255.255"}],
+}
+
+
+def test_role_lets_kea_answer_in_the_place_of_dnsmasq_and_back(tree: Path, tmp_path: Path) -> None:
+    with booted("kea", (tree,), tmp_path / "machine") as machine:
+        machine("ip", "link", "add", "lan", "type", "veth", "peer", "name", "wire")
+        for end in ("lan", "wire"):
+            machine("ip", "link", "set", end, "up")
+        machine("ip", "address", "add", f"{ADDRESS}/22", "dev", "lan")
+        sockets = Path(f"/proc/{machine.pid}/net/udp")
+        without = {"boot_server_certificate": ""}
+        play_on(machine, tmp_path, **without)
+        assert machine.state(KEA) == "inactive"
+        given = {**without, "boot_server_dhcp_server": "kea"}
+        play_on(machine, tmp_path, **given)
+        assert [machine.state(unit) for unit in ANSWERING.values()] == ["active", "active"]
+        # The port is that of Kea on one address; dnsmasq would take it on all.
+        wait_for(lambda: "0100090A:0043" in sockets.read_text(), "Kea listens")
+        assert "00000000:0043" not in sockets.read_text()
+        assert re.search(r"changed=0\b", play_on(machine, tmp_path, **given))
+        # What Kea refuses takes nobody's place.
+        before, process = (machine.root / KEA_FILE).read_bytes(), main_process(machine, KEA)
+        said = play_on(machine, tmp_path, fails=True, **given, **REFUSED)
+        assert f"/{KEA_FILE}: refused by" in said
+        assert "255.255.255.255" in said
+        assert ((machine.root / KEA_FILE).read_bytes(), main_process(machine, KEA)) == (before, process)
+        assert [path.name for path in (machine.root / KEA_FILE).parent.iterdir()] == ["kea-dhcp4.conf"]
+        database = {"type": "mysql", "host": ADDRESS, "name": "leases", "user": "kea"}
+        said = play_on(
+            machine,
+            tmp_path,
+            **given,
+            boot_server_lease_database=database,
+            boot_server_lease_database_password=PASSWORD,
+        )
+        assert PASSWORD not in said
+        assert PASSWORD not in (machine.root / KEA_FILE).read_text()
+        secret = machine.root / PASSWORD_FILE
+        assert json.loads(secret.read_text()) == PASSWORD
+        assert machine("stat", "--format=%a %U %G", f"/{PASSWORD_FILE}").split() == ["640", "root", "_kea"]
+        play_on(machine, tmp_path, **without)
+        assert [machine.state(unit) for unit in ANSWERING.values()] == ["active", "inactive"]
+        assert not secret.exists()
+        assert not (machine.root / KEA_FILE).exists()
+        wait_for(lambda: "00000000:0043" in sockets.read_text(), "dnsmasq listens")
+
+
+def test_role_puts_no_password_into_an_image(tree: Path, tmp_path: Path) -> None:
+    database = {"type": "postgresql", "host": "leases.example.org", "name": "leases", "user": "kea"}
+    changes = {"boot_server_dhcp_server": "kea", "boot_server_lease_database": database}
+    password = {"boot_server_lease_database_password": PASSWORD}
+    done = play_roles(tmp_path, tree, "boot_server", "confinement", **{**VARIABLES, **changes, **password})
+    assert done.returncode == 0, done.stdout + done.stderr
+    layer = tmp_path / "layer/upper"
+    assert "leases.example.org" in (layer / KEA_FILE).read_text()
+    assert not (layer / PASSWORD_FILE).exists()
+    refused = play_roles(tmp_path, tree, "boot_server", **{**VARIABLES, **changes, **REFUSED})
+    assert refused.returncode != 0
+    assert f"/{KEA_FILE}: refused by" in refused.stdout
 
 
 # The other server of the segment stays until the end, so these come last.

@@ -23,6 +23,7 @@ OF_OTHER_ROLES = {
     "configuration-check.service",
     "configuration-report.service",
     "configuration-restore.service",
+    "kea-dhcp4-server.service",
     "keepalived.service",
     "modules-lock.service",
     "nginx.service",

@@ -9,6 +9,7 @@ import json
 import re
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -32,7 +33,7 @@ def tree() -> Path:
     return unpacked()
 
 
-def write_inventory(directory: Path, machine: Booted, release: Path) -> None:
+def write_inventory(directory: Path, machine: Booted, release: Path, **others: Any) -> None:
     boot = {
         "ansible_connection": "entered",
         "ansible_host": machine.pid,
@@ -48,6 +49,7 @@ def write_inventory(directory: Path, machine: Booted, release: Path) -> None:
         "boot_server_packages": [],
         "provision_server_packages": [],
         "site_pki_server_packages": [],
+        **others,
     }
     variables = {
         "fleet_keys_dir": str(directory / "keys"),
@@ -101,3 +103,23 @@ def test_debian_becomes_a_provisioning_server(tree: Path, tmp_path: Path) -> Non
         assert HASH.fullmatch(configuration.name)
         path = f"configurations/{configuration.name}"
         assert int(machine("python3", "-c", FETCH.format(path=path))) > 1000
+
+
+def test_kea_answers_where_the_site_says_so(tree: Path, tmp_path: Path) -> None:
+    """The packet filter lets it reach the database that its site names; that one is not there."""
+    (tmp_path / "inventory").mkdir()
+    write_pki(tmp_path / "inventory/pki", tmp_path / "keys/sites/small")
+    release = write_release(tmp_path / "release", tmp_path / "keys")
+    database = {"type": "postgresql", "host": "10.9.0.50", "name": "leases", "user": "kea", "port": 15432}
+    others = {"boot_server_dhcp_server": "kea", "boot_server_kea_packages": [], "boot_server_lease_database": database}
+    with booted("kea", (tree,), tmp_path / "machine") as machine:
+        machine("ip", "link", "add", "lan", "type", "veth", "peer", "name", "wire")
+        write_inventory(tmp_path, machine, release, **others, boot_server_lease_database_password="leases-of-Paris")
+        code, said = play(tmp_path, "pxe", "--diff")
+        assert code == 0, said + machine.journal()
+        assert "leases-of-Paris" not in said
+        assert machine.state("boot-dhcp.service") == "active"
+        shown = machine("systemctl", "show", "--value", "--property=CapabilityBoundingSet", "kea-dhcp4-server.service")
+        assert sorted(shown.split()) == ["cap_net_bind_service", "cap_net_raw"]
+        listed = machine("nft", "list", "ruleset")
+        assert re.search(r"tcp dport 15432 .*accept", listed), listed

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import boot_files
 import hosts
 import rendering
 from certificates import P256, Authority, ec_key, pem
@@ -25,7 +26,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import Key
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._update import reports
 from ansible_collections.vauban.fleet.plugins.module_utils._update.reports import Report
-from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
 NAME, USER, STATE = "updates.example.org", "nobody", "/var/lib/update"
 OS_RELEASE = f'IMAGE_ID={PRODUCT}\nIMAGE_VERSION="1.0.0"\nVAUBAN_SECURITY_EPOCH=1\n'
@@ -130,9 +130,7 @@ def started(sandbox: Sandbox, authority: Authority, directory: Path) -> Iterator
     tree = unpacked()
     keys = product_keys(sandbox, directory)
     files = directory / "files"
-    settings = {**rendering.defaults("boot_server"), "boot_server_name": NAME, "boot_server_enrolment_socket": ""}
-    asked = {name: settings[f"boot_server_{name}"] for name in _boot_server.Settings.model_fields}
-    rendering.lay_down("boot_server", files, __boot_server_plan=_boot_server.plan(asked), **settings)
+    boot_files.lay_down(files, boot_server_name=NAME, boot_server_enrolment_socket="")
     rendering.lay_down("signatures", files)
     rendering.lay_down("update_client", files, update_client_url=f"https://{NAME}", update_client_resolve=[RESOLVE])
     with hosts.host("machine", SDK.resolve(), (files, tree), directory / "machine") as made:

@@ -38,6 +38,8 @@ def lay_down(role: str, directory: Path, **variables: Any) -> None:
     """Write that configuration below a directory, beside what of the role belongs to the image."""
     for source in sources(ROLES / role / "files/root"):
         _write(directory / source.dest, source.path.read_text("utf-8"))
+        if source.executable:
+            (directory / source.dest).chmod(0o755)
     for place, content in render(role, **variables).items():
         _write(directory / place, content)
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boot_files
 import hosts
-import rendering
 from certificates import P256, Authority, ec_key, pem
 from hosts import Host
 from machines import copy_with_raw_disk
@@ -33,7 +33,6 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Ma
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import segment_address
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.serial import DEFAULT_FAILURES
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import MachineSpec, SegmentNic
-from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME, SERVER, CLIENT = "updates.example.org", "10.9.0.1/24", "10.9.0.100/24"
@@ -89,9 +88,7 @@ def serving(sandbox: Sandbox, directory: Path) -> Iterator[Server]:
     hosts.require()
     tree = unpacked(sandbox.sdk)
     files = directory / "files"
-    settings = {**rendering.defaults("boot_server"), "boot_server_name": NAME, "boot_server_enrolment_socket": ""}
-    asked = {name: settings[f"boot_server_{name}"] for name in _boot_server.Settings.model_fields}
-    rendering.lay_down("boot_server", files, __boot_server_plan=_boot_server.plan(asked), **settings)
+    boot_files.lay_down(files, boot_server_name=NAME, boot_server_enrolment_socket="")
     authority = Authority.root("Example Root", ec_key(P256))
     own = authority.issue(NAME, ec_key(P256))
     group, port = segment_address(hashlib.sha256(str(directory.resolve()).encode()).hexdigest())

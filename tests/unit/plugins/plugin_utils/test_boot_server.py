@@ -1,10 +1,11 @@
 # Copyright: (c) 2026, the vauban.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What variables of role boot_server may say, and what comes of them. dnsmasq itself reads it in another test."""
+"""What variables of role boot_server may say, and what comes of them. dnsmasq and Kea read it in another test."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -17,11 +18,14 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils import _boot_server
 INSTALLER = {"name": "gateway", "product": "gateway", "version": "0.1.0"}
 NETWORK = {"network": "192.0.2.0/24", "first": "192.0.2.100", "last": "192.0.2.200"}
 HOST = {"name": "srv1", "macs": ["52:54:00:00:00:01"]}
+DATABASE = {"type": "postgresql", "host": "leases.example.org", "name": "leases", "user": "kea"}
 
 
 def settings(**others: Any) -> dict[str, Any]:
     return {
         "mode": "dhcp",
+        "dhcp_server": "dnsmasq",
+        "lease_database": {},
         "name": "boot.example.org",
         "address": "192.0.2.1",
         "interfaces": ["lan"],
@@ -68,6 +72,16 @@ def host(**others: Any) -> list[dict[str, Any]]:
         ({"address": ""}, "boot_server_address: needed"),
         ({"address": "boot.example.org"}, "boot_server_address"),
         ({"lease": "forever"}, "boot_server_lease"),
+        ({"lease": "9999999h"}, "boot_server_lease"),
+        ({"dhcp_server": "isc"}, "boot_server_dhcp_server"),
+        ({"dhcp_server": "kea", "mode": "proxy"}, "boot_server_dhcp_server: Kea knows no ProxyDHCP"),
+        ({"lease_database": DATABASE}, "boot_server_lease_database: dnsmasq keeps its leases in memory"),
+        ({"dhcp_server": "kea", "lease_database": {"type": "sqlite"}}, "boot_server_lease_database.type"),
+        ({"dhcp_server": "kea", "lease_database": {**DATABASE, "user": "o'hara"}}, "boot_server_lease_database.user"),
+        (
+            {"dhcp_server": "kea", "networks": [NETWORK, *network(network="192.0.2.0/25", last="192.0.2.120")]},
+            "192.0.2.0/25): overlaps with 192.0.2.0/24",
+        ),
         ({"default": "server"}, "boot_server_default: no installer server"),
         ({"installers": [INSTALLER, INSTALLER]}, "boot_server_installers: name: more than once: gateway"),
         ({"installers": installer(version=None)}, "product and version belong together"),
@@ -151,6 +165,51 @@ def test_no_text_becomes_a_line_of_its_own(text: str, place: str) -> None:
     if place != "interfaces" and text:
         assert not set(text) & set('\n\r"#\\ ')
     assert all(line.isprintable() and "#" not in line and '"' not in line for line in found)
+
+
+def kea(**others: Any) -> dict[str, Any]:
+    (made,) = _boot_server.plan(settings(dhcp_server="kea", **others))["kea"]
+    return dict(made)
+
+
+def test_kea_answers_in_mode_dhcp_alone_and_dnsmasq_then_serves_tftp_alone() -> None:
+    plan = _boot_server.plan(settings(dhcp_server="kea"))
+    assert (plan["dhcp"], [made["name"] for made in plan["kea"]]) == (["interface=lan"], ["kea-dhcp4"])
+    assert _boot_server.plan(settings())["kea"] == []
+    assert _boot_server.plan(settings(dhcp_server="kea", mode="none"))["kea"] == []
+
+
+def test_number_of_a_network_does_not_depend_on_the_others() -> None:
+    """Leases name it."""
+    other = {"network": "10.0.0.0/8", "first": "10.0.0.1", "last": "10.0.0.9"}
+    alone, both = (json.loads(kea(networks=each)["subnets"]) for each in ([NETWORK], [other, NETWORK]))
+    assert [each["id"] for each in alone] == [each["id"] for each in both][1:]
+
+
+@given(st.text(max_size=40), st.sampled_from(["host", "name", "user", "authority"]))
+def test_no_text_becomes_a_member_of_its_own(text: str, place: str) -> None:
+    """What is accepted has no character that JSON, libpq or systemd gives a meaning."""
+    try:
+        made = kea(lease_database={**DATABASE, place: text})
+    except FleetError:
+        return
+    assert not set(text) & set("\n\r\"'\\ %$<>#")
+    assert json.loads(made["database"].replace('<?include "', '"').replace('"?>', '"'))[place] == text or (
+        place == "authority" and made["environment"] == ["PGSSLMODE=verify-full", f"PGSSLROOTCERT={text}"]
+    )
+
+
+@pytest.mark.parametrize(("database", "port"), [({}, None), (DATABASE, "5432"), ({**DATABASE, "port": 6432}, "6432")])
+def test_packet_filter_lets_kea_reach_its_database(database: dict[str, Any], port: str | None) -> None:
+    """Its answers go by a packet socket, which no filter sees."""
+    found = _boot_server.rules("dhcp", ["lan"], server="kea", database=database)
+    assert [rule["ports"] for rule in found["output"]] == ([[port]] if port else [])
+    assert found["input"] == _boot_server.rules("dhcp", ["lan"])["input"]
+
+
+def test_packet_filter_of_a_combination_that_is_none() -> None:
+    with pytest.raises(FleetError, match="boot_server_dhcp_server: Kea knows no ProxyDHCP"):
+        _boot_server.rules("proxy", server="kea")
 
 
 @pytest.mark.parametrize(("mode", "ports"), [("dhcp", [["67"]]), ("proxy", [["67", "4011"]]), ("none", [])])
