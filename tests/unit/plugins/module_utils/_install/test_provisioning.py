@@ -111,7 +111,7 @@ def repair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tup
         monkeypatch.setattr(provisioning, "open_release", lambda *_where: Release(tmp_path, {"product": "server"}))
         installer = Provisioning.__new__(Provisioning)
         service = Service()
-        values = {"_enrolment": service, "_tpm": object(), "_directory": tmp_path, "_certificate": tmp_path}
+        values = {"_enrolment": service, "_tpm": object(), "_directory": tmp_path, "_root": tmp_path}
         values |= {"_say": lambda _line: None, "_fetch_parts": note("download", None)}
         for name, value in values.items():
             setattr(installer, name, value)
