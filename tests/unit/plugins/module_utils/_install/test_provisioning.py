@@ -235,7 +235,7 @@ def test_backup_is_encrypted_to_whom_the_holder_of_the_key_said(
     phase, _percent, line, evidence = service.reports[-1]
     assert (phase, line) == (
         "backed_up",
-        "10 bytes were sent; what was written last is in the journal, and not in them",
+        "10 bytes were sent; it had not been switched off in order, and its journal was played",
     )
     assert evidence["receipt"] == hashlib.sha256(b"0123456789").hexdigest()
     assert (evidence["recipients"], evidence["size"]) == ([GOOD], 10)
