@@ -99,13 +99,8 @@ def plan_certificate(keys: ProductKeys, name: str, request: KeyRequest, pending:
     """
     private, public, asked = keys.private(name), keys.public(name), _request_of(keys, name)
     files: list[str] = []
+    keys.check_private(name, request)
     if name in request.held_elsewhere:
-        if private.exists():
-            raise FleetError(
-                "this private key is said to be held elsewhere but is still here",
-                where=str(private),
-                remedy=f"move it away, or take {name} out of held_elsewhere",
-            )
         if not public.exists() and not asked.exists():
             if keys.revoked.exists():
                 return []  # its place is kept for the next one, and what was revoked has to be said now
@@ -115,12 +110,6 @@ def plan_certificate(keys: ProductKeys, name: str, request: KeyRequest, pending:
                 remedy=f"bring the certificate, or {asked.name} where root.key is",
             )
     elif not private.exists():
-        if public.exists():
-            raise FleetError(
-                f"the private key is missing but {public.name} exists",
-                where=str(private),
-                remedy=f"bring the key back, or name {name} in held_elsewhere if it is kept offline or in a token",
-            )
         files.append(private.name)
     else:
         require_private(private)

@@ -109,25 +109,14 @@ def _check_kind(keys: ProductKeys, request: KeyRequest) -> None:
 
 def _plan_pair(keys: ProductKeys, name: str, request: KeyRequest) -> list[str]:
     private, public = keys.private(name), keys.public(name)
+    keys.check_private(name, request)
     if name in request.held_elsewhere:
-        if private.exists():
-            raise FleetError(
-                "this private key is said to be held elsewhere but is still here",
-                where=str(private),
-                remedy=f"move it away, or take {name} out of held_elsewhere",
-            )
         if not public.exists():
             raise FleetError("the private key is held elsewhere, its public half must be here", where=str(public))
         if name == ESCROW:
             keys.recipient()
         return []
     if not private.exists():
-        if public.exists():
-            raise FleetError(
-                f"the private key is missing but {public.name} exists",
-                where=str(private),
-                remedy=f"bring the key back, or name {name} in held_elsewhere if it is kept offline or in a token",
-            )
         return [private.name, public.name]
     require_private(private)
     if not public.exists():

@@ -124,6 +124,26 @@ class ProductKeys:
         """What stands for the key in public: its certificate, or the age recipient of the escrow."""
         return self.directory / f"{name}.{'pub' if name == ESCROW else 'crt'}"
 
+    def check_private(self, name: str, request: KeyRequest) -> None:
+        """Refuse a private key that is here and should not be, and one that is missing while its public half is here.
+
+        :raises FleetError: so it is.
+        """
+        private, public = self.private(name), self.public(name)
+        if name in request.held_elsewhere:
+            if private.exists():
+                raise FleetError(
+                    "this private key is said to be held elsewhere but is still here",
+                    where=str(private),
+                    remedy=f"move it away, or take {name} out of held_elsewhere",
+                )
+        elif not private.exists() and public.exists():
+            raise FleetError(
+                f"the private key is missing but {public.name} exists",
+                where=str(private),
+                remedy=f"bring the key back, or name {name} in held_elsewhere if it is kept offline or in a token",
+            )
+
     def reference(self, name: str) -> KeyReference:
         """The key in this directory, for signing."""
         return KeyReference(str(self.private(name).absolute()))
