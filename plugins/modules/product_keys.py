@@ -94,6 +94,17 @@ options:
     elements: str
     choices: [PK, KEK, db, pcr, root, release, publish, configuration, escrow]
     default: []
+  key_uris:
+    description:
+      - PKCS#11 URIs (RFC 7512) by key name. Only that of C(root) is used here; O(held_elsewhere) has to name it, too.
+      - C(root) signs in its token then, and its certificate is made if it is missing.
+    type: dict
+    default: {}
+    version_added: 0.4.0
+  key_token:
+    description: Directory with the token's module and settings. Needed with O(key_uris).
+    type: path
+    version_added: 0.4.0
   expiry_warning:
     description: Warn of certificates that expire within this many days.
     type: int
@@ -210,6 +221,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import CRYPTOGRAPHY_ERROR
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.issuing import unlisted
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure, plan
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     ISSUED,
     LIST,
@@ -251,7 +263,7 @@ def properties(keys: ProductKeys, now: dt.datetime, written: tuple[str, ...] = (
 
 def concerns(keys: ProductKeys, request: KeyRequest, now: dt.datetime, days: int) -> list[str]:
     """What somebody has to do soon, and what to type for it."""
-    found, offline = [], ROOT in request.held_elsewhere
+    found, offline = [], not request.root_at_hand
     soon = due(keys, now=now, within_days=days)
     for certificate in expiring(keys, now=now, within_days=days):
         name = certificate.path.stem
@@ -283,6 +295,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     now = dt.datetime.now(dt.UTC)
     keys = ProductKeys(Path(params["path"]) / params["name"])
+    token = Path(params["key_token"]) if params["key_token"] else None
     request = KeyRequest(
         name=params["name"],
         kind=params["kind"],
@@ -291,6 +304,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         db_bits=params["db_bits"],
         security_epoch=params["security_epoch"],
         held_elsewhere=frozenset(params["held_elsewhere"]),
+        root=KeyReference(uri, token) if (uri := params["key_uris"].get(ROOT)) else None,
         renew=due(keys, now=now, within_days=params["expiry_warning"]),
         revoke=tuple(params["revoke"]),
     )
@@ -336,6 +350,8 @@ def main() -> None:
                 "default": [],
                 "no_log": False,
             },
+            "key_uris": {"type": "dict", "default": {}, "no_log": False},
+            "key_token": {"type": "path", "no_log": False},
             "expiry_warning": {"type": "int", "default": 90},
             "sdk": {"type": "path", "required": True},
             "scratch": {"type": "path", "required": True},

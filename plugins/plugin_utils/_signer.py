@@ -37,7 +37,7 @@ class Signer:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.keys = ProductKeys(Path(arguments["keys"]))
         self._uris = arguments["key_uris"]
-        known = {"db", "release", "publish", "configuration", epochs.KEY, *epochs.before(self.keys)}
+        known = {"db", "root", "release", "publish", "configuration", epochs.KEY, *epochs.before(self.keys)}
         if unknown := sorted(set(self._uris) - known):
             remedy = f"the keys are: {', '.join(sorted(known))}"
             raise FleetError(f"no such key: {', '.join(unknown)}", where="product_key_uris", remedy=remedy)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import yaml
 from configurations import SECONDS, Machine, tree
 from configurations import machine as started
 from playing import COLLECTIONS
+from tokens import move, uri
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import key_directory
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
@@ -230,6 +232,25 @@ def test_refusal_of_a_machine_is_in_the_output(controller: Controller, one: Mach
     assert code != 0
     assert re.search(rf"{NAMES[0]}: refused configuration \d+: /etc/nftables.d/host.nft:", said), said
     assert one.in_force() == before
+
+
+def test_key_is_in_a_token(
+    controller: Controller, one: Machine, server_keys: Path, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    keys = ProductKeys(Path(shutil.copytree(server_keys, tmp_path / "keys/server")))
+    token = move(sandbox, keys, "configuration", tmp_path / "token")
+    controller.allow(PORT, 8009)
+    number = one.result()["present"]["number"]
+    settings: dict[str, Any] = {"configuration_client_keys_dir": str(keys.directory.parent)}
+    code, said = controller.play(*ONE, "-e", json.dumps(settings))
+    assert code != 0, said
+    settings |= {"configuration_client_key_token": str(token)}
+    settings |= {"configuration_client_key_uris": {"configuration": uri("configuration")}}
+    code, said = controller.play(*ONE, "-e", json.dumps(settings))
+    assert code == 0, said
+    assert "471147" not in said
+    assert one.result()["present"]["number"] > number
+    assert "8009" in ruleset(one)
 
 
 def test_list_of_revoked_certificates_comes_first(

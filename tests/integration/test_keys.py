@@ -25,11 +25,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from sdk import SDK
+from tokens import in_token, write_token
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, uki
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import self_signed
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_directory import ensure
-from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.signing import sign_cms, sign_pe, verify_cms, verify_pe
 from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError
@@ -84,28 +84,8 @@ def boot_loader(run: Run, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def token(sandbox: Sandbox, keys: ProductKeys, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SoftHSM token with the private keys that sign releases and channels."""
-    directory = tmp_path_factory.mktemp("token")
-    for name in ("openssl.cnf", "softhsm2.conf"):
-        shutil.copy(ROOT / "files/pkcs11" / name, directory)
-    (directory / "tokens").mkdir()
-    pin = directory / "pin"
-    pin.touch(mode=0o600)
-    pin.write_text("471147\n")
-    script = 'softhsm2-util --init-token --free --label fleet --pin "$(cat pin)" --so-pin 4711471147\n'
-    for number, name in enumerate(("db", "pcr", "pcr_epoch_1", "release", "publish"), start=1):
-        script += f"softhsm2-util --import /run/keys/{name}.key --token fleet --label {name} --id 0{number} "
-        script += '--pin "$(cat pin)"\n'
-    sandbox.run(
-        ["sh", "-euc", script],
-        binds=[Bind(directory, "/run/token", writable=True), Bind(keys.directory, "/run/keys")],
-        env={"SOFTHSM2_CONF": "/run/token/softhsm2.conf"},
-        cwd="/run/token",
-    )
-    return directory
-
-
-def in_token(name: str, token: Path) -> KeyReference:
-    return KeyReference(f"pkcs11:token=fleet;object={name};type=private", token)
+    names = ("db", "pcr", "pcr_epoch_1", "release", "publish")
+    return write_token(sandbox, keys, names, tmp_path_factory.mktemp("token") / "token")
 
 
 def damage(path: Path, offset: int) -> None:

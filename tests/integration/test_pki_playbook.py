@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from playing import ansible_playbook
 from sdk import SDK
+from tokens import move, uri, write_token
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import issuing
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 
 pytestmark = pytest.mark.skipif(
     not SDK.exists(), reason=f"no SDK at {SDK}: set FLEET_SDK, or build it with 'make build'"
@@ -102,6 +104,49 @@ def test_certificate_is_revoked_once(play: Play, tmp_path: Path) -> None:
     assert after["certificates"]["release"] == before["certificates"]["release"]
     again = play("-e", revoke)
     assert "changed=0" in again.stdout, again.stdout
+
+
+def test_root_signs_in_its_token(play: Play, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Its certificate is lost, too; what it says is believed by openssl, and its private key is in no file."""
+    assert play().returncode == 0
+    keys = ProductKeys(tmp_path / "keys/gateway")
+    token = move(sandbox, keys, "root", tmp_path / "token")
+    before = keys.certificate("publish")
+    keys.public("root").unlink()
+    tokens = {"product_key_uris": {"root": uri("root")}, "product_key_token": str(token)}
+    refused = play("-e", json.dumps(tokens))
+    assert "product_key_uris: root" in refused.stdout, refused.stdout
+    settings = json.dumps({**tokens, "product_keys_held_elsewhere": ["root"]})
+    revoke = f"product_keys_revoke={before.fingerprint[:16]}"
+    done = play("-e", settings, "-e", revoke)
+    assert done.returncode == 0, done.stdout
+    assert "471147" not in done.stdout
+    assert not keys.private("root").exists()
+    assert keys.certificate("publish").fingerprint != before.fingerprint
+    assert keys.revocation_list().number == 2
+    verify = ["openssl", "verify", "-crl_check", "-CAfile", "/run/keys/root.pem"]
+    binds = [Bind(keys.directory, "/run/keys")]
+    sandbox.run([*verify, "/run/keys/publish.crt"], binds=binds)
+    gone = next(keys.revoked.glob("publish_*.crt")).name
+    said = sandbox.run([*verify, f"/run/keys/revoked/{gone}"], binds=binds, check=False)
+    assert "certificate revoked" in said.stderr, said.stderr
+    again = play("-e", settings, "-e", revoke)
+    assert "changed=0" in again.stdout, again.stdout
+
+
+def test_token_with_another_key_than_the_roots_changes_nothing(play: Play, sandbox: Sandbox, tmp_path: Path) -> None:
+    assert play().returncode == 0
+    keys = ProductKeys(tmp_path / "keys/gateway")
+    token = write_token(sandbox, keys, ("publish",), tmp_path / "token")
+    keys.private("root").unlink()
+    before = {path: path.read_bytes() for path in keys.directory.glob("*.cr[lt]")}
+    settings = {"product_keys_held_elsewhere": ["root"], "product_key_token": str(token)}
+    settings |= {"product_key_uris": {"root": uri("publish")}}
+    revoke = f"product_keys_revoke={keys.certificate('release').fingerprint[:16]}"
+    refused = play("-e", json.dumps(settings), "-e", revoke)
+    assert refused.returncode != 0
+    assert "is not the certificate of this key" in refused.stdout
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_what_expires_soon_is_said_with_what_to_type(play: Play, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import updates
 import yaml
 from offering import Controller
 from provisioned import PASSPHRASE, SITE, write_pki, write_release
+from tokens import uri, write_token
 
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import issuing, key_directory
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import KeyRequest, ProductKeys
@@ -128,6 +129,23 @@ def test_nothing_counts_longer_than_the_certificate_that_has_signed_it(controlle
     assert "renew it with playbook pki" in said
     assert named(controller)["expires"][:10] == f"{keys.certificate('publish').not_after:%Y-%m-%d}"
     assert issuing.write("publish.crt", keys, KeyRequest(name="server"), now - dt.timedelta(days=1))
+
+
+def test_second_signer_has_a_token(controller: Controller, sandbox: Sandbox) -> None:
+    keys = ProductKeys(controller.directory / "keys/server")
+    token = write_token(sandbox, keys, ("publish",), controller.directory / "token")
+    aside = keys.private("publish").rename(controller.directory / "publish.key")
+    try:
+        controller.build("3.5")
+        code, said = release(controller, "3.5")
+        assert code != 0, said
+        settings = {"product_key_uris": {"publish": uri("publish")}, "product_key_token": str(token)}
+        code, said = release(controller, "3.5", "-e", json.dumps(settings))
+    finally:
+        aside.rename(keys.private("publish"))
+    assert code == 0, said
+    assert "471147" not in said
+    assert named(controller)["version"] == "3.5"
 
 
 def test_release_is_refused_whose_certificate_was_revoked(controller: Controller, sandbox: Sandbox) -> None:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import authority
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
+    CRYPTOGRAPHY_ERROR,
     Certificate,
     public_der,
     read_certificate,
@@ -31,6 +33,13 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     ProductKeys,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
+
+if TYPE_CHECKING:  # without cryptography there is none
+    from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import PrivateKey
+
+if CRYPTOGRAPHY_ERROR is None:
+    from ansible_collections.vauban.fleet.plugins.module_utils._boot.token_key import TokenKey
 
 _RETURN = "bring root.key back for this run and take root out of held_elsewhere"
 
@@ -44,7 +53,7 @@ def plan_revoked(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
     for name, path in _found(keys, request):
         files.append(f"revoked/{path.name}")
         if name not in request.held_elsewhere:
-            files += [f"{name}.key", f"{name}.{'csr' if ROOT in request.held_elsewhere else 'crt'}"]
+            files += [f"{name}.key", f"{name}.{'crt' if request.root_at_hand else 'csr'}"]
     return tuple(files)
 
 
@@ -115,7 +124,7 @@ def plan_certificate(keys: ProductKeys, name: str, request: KeyRequest, pending:
         require_private(private)
         if public.exists() and public_der(read_private_key(private)) != keys.certificate(name).public_key:
             raise FleetError(f"{public.name} is not the certificate of this key", where=str(private))
-    at_hand = ROOT not in request.held_elsewhere
+    at_hand = request.root_at_hand
     if files or not _certified(keys, name, pending) or (at_hand and name in request.renew):
         if at_hand:
             return [*files, public.name]
@@ -153,7 +162,7 @@ def plan_list(keys: ProductKeys, request: KeyRequest, pending: frozenset[str]) -
 
     :raises FleetError: there is no list, and the key of the root is not at hand.
     """
-    files, at_hand = [], ROOT not in request.held_elsewhere
+    files, at_hand = [], request.root_at_hand
     if "root.crt" in pending or not keys.revocations.exists():
         files.append(LIST)
     elif at_hand and not authority.is_listed_by(keys.revocations, keys.certificate(ROOT)):
@@ -175,9 +184,10 @@ def trusted(keys: ProductKeys) -> bytes:
     return keys.public(ROOT).read_bytes() + keys.revocations.read_bytes()
 
 
-def write(file: str, keys: ProductKeys, request: KeyRequest, now: dt.datetime) -> bool:
+def write(file: str, keys: ProductKeys, request: KeyRequest, now: dt.datetime, sandbox: Sandbox | None = None) -> bool:
     """Write one of the files of this module.
 
+    :param sandbox: needed if the root is in a token.
     :returns: whether it is one.
     """
     dest = keys.directory / file
@@ -185,15 +195,15 @@ def write(file: str, keys: ProductKeys, request: KeyRequest, now: dt.datetime) -
     if file == TRUSTED:
         write_bytes(dest, trusted(keys))
     elif file == LIST:
-        write_bytes(dest, _list(keys, now))
+        write_bytes(dest, _list(keys, root_key(keys, request, sandbox), now))
     elif file == keys.public(ROOT).name:
-        key, days = read_private_key(keys.private(ROOT)), request.days
+        key, days = root_key(keys, request, sandbox), request.days
         write_bytes(dest, authority.root_certificate(key, request.name, development=development, days=days, now=now))
     elif dest.suffix == ".csr":
         key = read_private_key(keys.private(name))
         write_bytes(dest, authority.request(key, name, request.name, development=development))
     elif dest.suffix == ".crt" and name in ISSUED:
-        root, key = keys.certificate(ROOT), read_private_key(keys.private(ROOT))
+        root, key = keys.certificate(ROOT), root_key(keys, request, sandbox)
         issued = authority.issue(_wanted(keys, name), name, root, key, request.name, days=request.signing_days, now=now)
         write_bytes(dest, issued)
         _request_of(keys, name).unlink(missing_ok=True)
@@ -202,7 +212,20 @@ def write(file: str, keys: ProductKeys, request: KeyRequest, now: dt.datetime) -
     return True
 
 
-def _list(keys: ProductKeys, now: dt.datetime) -> bytes:
+def root_key(keys: ProductKeys, request: KeyRequest, sandbox: Sandbox | None) -> PrivateKey:
+    """The root's private key, or its token that signs like one.
+
+    :raises FleetError: unusable, or another one than that of the root's certificate.
+    """
+    if request.root is None or sandbox is None:
+        return read_private_key(keys.private(ROOT))
+    key = TokenKey(request.root, sandbox)
+    if keys.public(ROOT).exists() and public_der(key) != keys.certificate(ROOT).public_key:
+        raise FleetError(f"{keys.public(ROOT)} is not the certificate of this key", where=request.root.location)
+    return key
+
+
+def _list(keys: ProductKeys, key: PrivateKey, now: dt.datetime) -> bytes:
     """The next one: no certificate ever comes off it, and its number goes on even if the root is another one."""
     root, before = keys.certificate(ROOT), authority.RevocationList(0, {})
     if keys.revocations.exists() and authority.is_listed_by(keys.revocations, root):
@@ -210,5 +233,4 @@ def _list(keys: ProductKeys, now: dt.datetime) -> bytes:
     elif keys.revocations.exists():
         before = authority.RevocationList(authority.number_of(keys.revocations), {})
     serials = {authority.serial_of(each): now.replace(microsecond=0) for each in _gone(keys)}
-    key = read_private_key(keys.private(ROOT))
     return authority.revocation_list(root, key, {**serials, **before.serials}, before.number + 1, now=now)

@@ -30,6 +30,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     MARKER,
     NAMES,
     OWNER_FILE,
+    ROOT,
     RSA_BITS,
     UPDATE_SIGNER,
     KeyRequest,
@@ -87,6 +88,8 @@ def ensure(keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, *, now: dt.
     keys.directory.mkdir(mode=0o700, exist_ok=True)
     with locked(keys.directory):
         pending = plan(keys, request)
+        if pending and request.root is not None:
+            issuing.root_key(keys, request, sandbox)  # before anything is put aside
         epochs.move(keys, request)
         issuing.revoke(keys, request)
         for file in _plan_missing(keys, request):
@@ -111,6 +114,8 @@ def _plan_pair(keys: ProductKeys, name: str, request: KeyRequest) -> list[str]:
     private, public = keys.private(name), keys.public(name)
     keys.check_private(name, request)
     if name in request.held_elsewhere:
+        if not public.exists() and name == ROOT and request.root is not None:
+            return [public.name]
         if not public.exists():
             raise FleetError("the private key is held elsewhere, its public half must be here", where=str(public))
         if name == ESCROW:
@@ -170,7 +175,7 @@ def _planned_owner(keys: ProductKeys) -> uuid.UUID:
 def _write(file: str, keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, now: dt.datetime) -> None:
     dest = keys.directory / file
     name = dest.stem
-    if issuing.write(file, keys, request, now):
+    if issuing.write(file, keys, request, now, sandbox):
         return
     if file == OWNER_FILE:
         write_text(dest, f"{_planned_owner(keys)}\n")

@@ -66,6 +66,7 @@ class KeyRequest:
     :param db_bits: RSA bits of a ``db`` key that is made now.
     :param security_epoch: that of the key ``pcr``. A higher one than that of the directory makes a new key.
     :param held_elsewhere: keys whose private half is offline or in a token: never made, and not to be found here.
+    :param root: where the key of the root is, if it is in a token that is at hand.
     :param renew: keys that get another certificate from the root, if its key is here.
     :param revoke: SHA-256 fingerprints, or how they begin, of certificates that the root takes back.
     """
@@ -77,8 +78,14 @@ class KeyRequest:
     db_bits: int = RSA_BITS
     security_epoch: int = 1
     held_elsewhere: frozenset[str] = field(default_factory=frozenset)
+    root: KeyReference | None = None
     renew: frozenset[str] = field(default_factory=frozenset)
     revoke: tuple[str, ...] = ()
+
+    @property
+    def root_at_hand(self) -> bool:
+        """Whether the root can sign now."""
+        return self.root is not None or ROOT not in self.held_elsewhere
 
     def check(self) -> None:
         """Refuse values that no key can be made from.
@@ -99,6 +106,12 @@ class KeyRequest:
         unknown = sorted(self.held_elsewhere - set(NAMES))
         if unknown:
             raise FleetError(f"no such key: {', '.join(unknown)}", remedy=f"the keys are: {', '.join(NAMES)}")
+        if self.root is not None and ROOT not in self.held_elsewhere:
+            raise FleetError(
+                "the key root is said to be in a token, and to be made here",
+                where="product_key_uris: root",
+                remedy="add root to product_keys_held_elsewhere, or take it out of product_key_uris",
+            )
         if wrong := [each for each in self.revoke if not FINGERPRINT.fullmatch(each)]:
             raise FleetError(
                 f"{wrong[0]!r} is no fingerprint of a certificate",
