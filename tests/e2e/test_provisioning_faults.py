@@ -100,14 +100,24 @@ def test_machine_that_cannot_be_installed_says_why(
     assert untouched(bare)
 
 
-def test_machine_without_tpm_is_refused(
-    server: ProvisioningServer, networked_release: Path, new_bare: NewBare, boot: Boot, host: str, mac: str
+@pytest.mark.parametrize(
+    ("tpm", "reason"), [(None, "no TPM"), ("1.2", "a TPM 1.2 and no 2.0")], ids=["no TPM", "TPM 1.2"]
+)
+def test_machine_without_tpm_2_is_refused(
+    server: ProvisioningServer,
+    networked_release: Path,
+    new_bare: NewBare,
+    boot: Boot,
+    host: str,
+    mac: str,
+    tpm: str | None,
+    reason: str,
 ) -> None:
-    bare = new_bare(tpm=False)
+    bare = new_bare(tpm=tpm)
     expect(server, networked_release, host, bare, mac, SYSTEM)
     fails(boot, bare)
     record = server.admin.get("/admin/v1/audit").json()["records"][-1]
-    assert record["detail"]["reason"] == f"no TPM, with serial number or MAC address of {host}"
+    assert record["detail"]["reason"] == f"{reason}, with serial number or MAC address of {host}"
     assert untouched(bare)
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from provisioning_server import ProvisioningServer
 from tpm_machines import Tpm, machines
@@ -51,7 +52,7 @@ def bare_machine(
     mac: str,
     *,
     disks: Sequence[int] = (DISK_SIZE,),
-    tpm: bool = True,
+    tpm: Literal["1.2", "2.0"] | None = "2.0",
     secure_boot: bool = True,
     setup_mode: bool = False,
     pxe: bool = False,
@@ -65,7 +66,7 @@ def bare_machine(
     :param pxe: boot by PXE, and not by HTTP.
     :param others: its other network cards, which it does not boot from.
     """
-    ek_sha256 = _new_tpm(sandbox, directory) if tpm else None
+    ek_sha256 = _new_tpm(sandbox, directory) if tpm == "2.0" else None
     variables = directory / installed.VARIABLES
     enrolled = None if setup_mode else installed.secure_boot_keys(keys)
     create_vars(sandbox, variables, keys=enrolled, secure_boot=secure_boot)
@@ -77,7 +78,8 @@ def bare_machine(
         made.append(Disk(path, serial=f"system{number or ''}"))
     nic = SegmentNic(*segment, mac=mac, bootindex=0)
     boot = UefiBoot(variables, pxe=pxe)
-    return Bare(MachineSpec("bare", directory, boot, disks=tuple(made), nics=(nic, *others), tpm=tpm), ek_sha256)
+    spec = MachineSpec("bare", directory, boot, disks=tuple(made), nics=(nic, *others), tpm=tpm is not None)
+    return Bare(replace(spec, tpm_version=tpm or "2.0"), ek_sha256)
 
 
 def _new_tpm(sandbox: Sandbox, directory: Path) -> str:

@@ -16,6 +16,7 @@ _DMI = (
     "sys_vendor",
 )
 _LONGEST = 300  # characters that the service takes
+_TPM_VERSIONS = {"1": "1.2", "2": "2.0"}
 _ETHERNET = 1  # ARPHRD_ETHER
 
 
@@ -25,7 +26,12 @@ def describe(disks: list[Disk], sysfs: Path = Path("/sys")) -> dict[str, Any]:
     :param sysfs: where sysfs is mounted.
     """
     dmi = {name: text for name in _DMI if (text := _line(sysfs / "class/dmi/id" / name))}
-    return {"dmi": dmi, "disks": [_disk(disk) for disk in disks], "interfaces": _interfaces(sysfs / "class/net")}
+    return {
+        "dmi": dmi,
+        "disks": [_disk(disk) for disk in disks],
+        "interfaces": _interfaces(sysfs / "class/net"),
+        "tpm_version": _TPM_VERSIONS.get(_line(sysfs / "class/tpm/tpm0/tpm_version_major")),
+    }
 
 
 def _disk(disk: Disk) -> dict[str, Any]:

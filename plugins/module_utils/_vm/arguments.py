@@ -68,7 +68,8 @@ def invocation(spec: MachineSpec, accelerator: Accelerator, runtime: Path) -> In
         argv += ["-rtc", f"base={spec.clock}"]
     if spec.tpm:
         argv += ["-chardev", f"socket,id=tpm,path={RUNTIME}/{TPM_SOCKET}"]
-        argv += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]
+        interface = "tpm-crb" if spec.tpm_version == "2.0" else "tpm-tis"
+        argv += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", f"{interface},tpmdev=tpm0"]
     for path in sorted(runtime.glob(STRING_FILES)):
         argv += ["-smbios", f"type=11,path={RUNTIME}/{path.name}"]
     return Invocation(argv, binds, any(isinstance(nic, SegmentNic) or nic.forwards for nic in spec.nics))

@@ -122,8 +122,9 @@ class Machine:
         if spec.interactive and sys.stdin.isatty():
             stack.callback(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, termios.tcgetattr(sys.stdin))
         if spec.tpm:
-            manufacture(self._sandbox, directory / TPM_STATE, ca=spec.tpm_ca)
-            stack.enter_context(Tpm(self._sandbox, directory / TPM_STATE, runtime, directory / SWTPM_LOG))
+            state, version = directory / TPM_STATE, spec.tpm_version
+            manufacture(self._sandbox, state, ca=spec.tpm_ca, version=version)
+            stack.enter_context(Tpm(self._sandbox, state, runtime, directory / SWTPM_LOG, version=version))
         for path in spec.ports.values():
             path.touch()
         write_strings(spec, runtime)

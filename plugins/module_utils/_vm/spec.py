@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 
@@ -100,7 +101,8 @@ class MachineSpec:
     :param cpus: with more than one, machines emulated by QEMU 10 now and then stall: a sleeping CPU misses its timer.
     :param reboots: start again when the guest resets the machine, which ends it otherwise.
     :param disks: in the order of /dev/vda, vdb, ...
-    :param tpm: whether it has a TPM 2.0, manufactured in ``directory``/tpm on the first boot.
+    :param tpm: whether it has a TPM, manufactured in ``directory``/tpm on the first boot.
+    :param tpm_version: ``1.2`` is there to show what becomes of old machines, and has no endorsement key.
     :param tpm_ca: as ``ca`` of :func:`tpm.manufacture`.
     :param credentials: systemd credentials by name; handed over in files, so they show in no command line.
     :param kernel_arguments: added to the kernel command line; by systemd-stub(7) where there is one.
@@ -121,6 +123,7 @@ class MachineSpec:
     disks: tuple[Disk, ...] = ()
     nics: tuple[UserNic | SegmentNic, ...] = ()
     tpm: bool = False
+    tpm_version: Literal["1.2", "2.0"] = "2.0"
     tpm_ca: Path | None = None
     credentials: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     kernel_arguments: str = ""

@@ -16,14 +16,18 @@ PID_FILE = "tpm.pid"  # written once the socket is listening
 STOP_GRACE = 5.0  # seconds swtpm has to end by itself once QEMU has hung up
 
 
-def manufacture(sandbox: Sandbox, state: Path, *, ca: Path | None = None) -> None:
+def manufacture(sandbox: Sandbox, state: Path, *, ca: Path | None = None, version: str = "2.0") -> None:
     """Make a TPM 2.0 with endorsement keys and only the SHA-256 bank active (swtpm_setup(8)); keep one that is there.
 
     :param state: directory that becomes the TPM's state; copy it to clone the TPM.
     :param ca: directory of the manufacturer's CA, made when missing: the TPM then carries certificates of its
         endorsement keys (swtpm_localca(8); root certificate in ``swtpm-localca-rootca-cert.pem``).
+    :param version: a TPM 1.2 has nothing that would have to be made.
     :raises CommandError: swtpm_setup failed.
     """
+    if version == "1.2":
+        state.mkdir(mode=0o700, exist_ok=True)
+        return
     if (state / STATE_FILE).is_file():
         return
     words = ["swtpm_setup", "--tpm2", "--tpm-state", "/run/tpm", "--pcr-banks", "sha256"]
@@ -39,7 +43,7 @@ def manufacture(sandbox: Sandbox, state: Path, *, ca: Path | None = None) -> Non
 
 
 class Tpm:
-    """A software TPM that runs while the ``with`` block does.
+    """A software TPM (swtpm(8)) that runs while the ``with`` block does.
 
     :param state: made by :func:`manufacture`.
     :param runtime: directory for the control socket, which QEMU finds there as :data:`SOCKET`.
@@ -49,9 +53,17 @@ class Tpm:
     """
 
     def __init__(
-        self, sandbox: Sandbox, state: Path, runtime: Path, log: Path, *, detached: Path | None = None
+        self,
+        sandbox: Sandbox,
+        state: Path,
+        runtime: Path,
+        log: Path,
+        *,
+        detached: Path | None = None,
+        version: str = "2.0",
     ) -> None:
-        words = ["swtpm", "socket", "--tpm2", "--tpmstate", "dir=/run/tpm", "--terminate"]
+        words = ["swtpm", "socket", "--tpmstate", "dir=/run/tpm", "--terminate"]
+        words += ["--tpm2"] if version == "2.0" else []
         words += ["--ctrl", f"type=unixio,path=/run/runtime/{SOCKET}", "--pid", f"file=/run/runtime/{PID_FILE}"]
         binds = [Bind(state, "/run/tpm", writable=True), Bind(runtime, "/run/runtime", writable=True)]
         self._argv = sandbox.argv(words, binds=binds, detached=detached is not None)

@@ -129,6 +129,7 @@ class Hardware(_Document):
     )
     disks: Annotated[list[Json], Field(max_length=64)] = Field(default_factory=list)
     interfaces: Annotated[list[Interface], Field(max_length=64)] = Field(default_factory=list)
+    tpm_version: Literal["1.2", "2.0"] | None = None
 
 
 class Tpm(_Document):

@@ -49,7 +49,8 @@ class Judge:
             certified = reason is None
             if reason is not None:
                 _LOG.warning("the certificate of EK %s is not believed: %s", enrolment.ek_sha256, reason)
-        return matching.Claim(enrolment.ek_sha256, certified, enrolment.serial, frozenset(enrolment.macs))
+        version = enrolment.hardware.get("tpm_version")
+        return matching.Claim(enrolment.ek_sha256, certified, enrolment.serial, frozenset(enrolment.macs), version)
 
     def match(self, case: Case) -> matching.Verdict:
         """Which host it is."""

@@ -20,6 +20,7 @@ class Claim:
     certified: bool  # by a manufacturer that the site knows
     serial: str | None
     macs: frozenset[str]
+    tpm_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def judge(claim: Claim, hosts: Sequence[Known], ordered: Ordered | None = None) 
         return Refuse(f"serial number and MAC addresses are those of several hosts: {names}")
     hint = hinted[0] if hinted else None
     if claim.ek_sha256 is None:
-        return _without_tpm(hint)
+        return _without_tpm(claim, hint)
     for host in hosts:
         if claim.ek_sha256 in host.eks:
             if hint is not None and hint.name != host.name:
@@ -119,12 +120,13 @@ def judge(claim: Claim, hosts: Sequence[Known], ordered: Ordered | None = None) 
     return Quarantine("no EK is listed for the host that it says it is", hint.name)
 
 
-def _without_tpm(hint: Known | None) -> Verdict:
+def _without_tpm(claim: Claim, hint: Known | None) -> Verdict:
+    found = "a TPM 1.2 and no 2.0" if claim.tpm_version == "1.2" else "no TPM"
     if hint is None:
-        return Quarantine("no TPM, and no host has this serial number or MAC address")
+        return Quarantine(f"{found}, and no host has this serial number or MAC address")
     if hint.expectation.machine_class != "no_tpm":
-        return Refuse(f"no TPM, with serial number or MAC address of {hint.name}", hint.name)
-    return already(hint) or Quarantine("no TPM", hint.name)
+        return Refuse(f"{found}, with serial number or MAC address of {hint.name}", hint.name)
+    return already(hint) or Quarantine(found, hint.name)
 
 
 def admissible(claim: Claim, host: Known) -> Refuse | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from ansible_collections.vauban.fleet.plugins.module_utils._install import hardware
 from ansible_collections.vauban.fleet.plugins.module_utils._install.disks import Disk
 from vauban_enrolment.documents import Hardware
@@ -49,3 +51,11 @@ def test_firmware_that_says_odd_things(tmp_path: Path) -> None:
     assert described["dmi"]["product_serial"].endswith("1")
     assert len(described["dmi"]["sys_vendor"]) == 300
     assert "board_name" not in described["dmi"]
+
+
+@pytest.mark.parametrize(("major", "version"), [(b"1\n", "1.2"), (b"2\n", "2.0"), (b"3\n", None), (None, None)])
+def test_version_of_the_tpm_is_said(tmp_path: Path, major: bytes | None, version: str | None) -> None:
+    files = {} if major is None else {"class/tpm/tpm0/tpm_version_major": major}
+    described = hardware.describe([], sysfs(tmp_path, files))
+    assert described["tpm_version"] == version
+    Hardware.model_validate(described)
