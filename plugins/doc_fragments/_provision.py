@@ -41,3 +41,30 @@ attributes:
       - Works on the controller, in an action plugin, and asks the server through M(vauban.fleet.enrolment_calls).
     support: full
 """
+
+    # Of a task that machines do once, at their next start.
+    ORDER = r"""
+options:
+  hosts:
+    description: The hosts.
+    type: list
+    elements: str
+    required: true
+  reason:
+    description: Why, for the audit log.
+    type: str
+    required: true
+  seconds:
+    description: How long the order counts, from a minute to a week.
+    type: int
+    default: 14400
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: partial
+    details:
+      - An order that is there is given anew, and counts as long as asked for from then on.
+"""

@@ -16,19 +16,6 @@ description:
     machine the recipients, too; give it O(vauban.fleet.provision_follow#module:backup_to) what this module returns.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts. It does not start machines.
 options:
-  hosts:
-    description: The hosts.
-    type: list
-    elements: str
-    required: true
-  reason:
-    description: Why, for the audit log.
-    type: str
-    required: true
-  seconds:
-    description: How long the order counts, from a minute to a week.
-    type: int
-    default: 14400
   recipients:
     description:
       - Who can open the backup, each alone - recipients of age, or files on the controller with one in each line, as
@@ -40,16 +27,8 @@ options:
     description: The SDK, whose age says whether they are recipients.
     type: path
     required: true
-attributes:
-  check_mode:
-    support: full
-  diff_mode:
-    support: none
-  idempotent:
-    support: partial
-    details:
-      - An order that is there is given anew, and counts as long as asked for from then on.
 extends_documentation_fragment:
+  - vauban.fleet._provision.order
   - vauban.fleet._provision.socket
   - vauban.fleet._attributes
   - vauban.fleet._provision.attributes

@@ -15,33 +15,12 @@ description:
   - The recovery key that this takes comes from M(vauban.fleet.provision_follow), if officers are there.
   - Runs on the provisioning server (C(delegate_to)), once for all hosts. It does not start machines.
 options:
-  hosts:
-    description: The hosts.
-    type: list
-    elements: str
-    required: true
-  reason:
-    description: Why, for the audit log.
-    type: str
-    required: true
-  seconds:
-    description: How long the order counts, from a minute to a week.
-    type: int
-    default: 14400
   thorough:
     description: Whether file systems are repaired where that may lose files.
     type: bool
     default: false
-attributes:
-  check_mode:
-    support: full
-  diff_mode:
-    support: none
-  idempotent:
-    support: partial
-    details:
-      - An order that is there is given anew, and counts as long as asked for from then on.
 extends_documentation_fragment:
+  - vauban.fleet._provision.order
   - vauban.fleet._provision.socket
   - vauban.fleet._attributes
   - vauban.fleet._provision.attributes

@@ -6,21 +6,20 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 from endorsement import Ends
-from provisioned import SITE, InstalledMachine, Site
+from provisioned import InstalledMachine, Site
 from sdk import SDK
-from tpm_machines import Judge, Tpm, machines
+from tpm_machines import Tpm, machines, site_of
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _command
 from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed
@@ -44,11 +43,7 @@ def both(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def site(both: Ends, tmp_path: Path) -> Iterator[Site]:
-    with ExitStack() as stack:
-        made = Site(tmp_path, stack, Judge(both))
-        changed: dict[str, Any] = copy.deepcopy(SITE)
-        changed["hosts"]["one"]["machine"]["ek_sha256"] = Tpm(both, "one").sha256
-        made.write(changed)
+    with site_of(both, tmp_path) as made:
         yield made
 
 

@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from endorsement import Ends
-from provisioned import ROOT, SITE, InstalledMachine, Site
+from provisioned import ROOT, InstalledMachine, Site
 from sdk import SDK
-from tpm_machines import Judge, Tpm, machines
+from tpm_machines import Tpm, machines, site_of
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import Completed
 from ansible_collections.vauban.fleet.plugins.module_utils._install import keeping
@@ -43,11 +41,7 @@ def both(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def site(both: Ends, tmp_path: Path) -> Iterator[Site]:
-    with ExitStack() as stack:
-        made = Site(tmp_path, stack, Judge(both))
-        changed: dict[str, Any] = copy.deepcopy(SITE)
-        changed["hosts"]["one"]["machine"]["ek_sha256"] = Tpm(both, "one").sha256
-        made.write(changed)
+    with site_of(both, tmp_path) as made:
         yield made
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from endorsement import Ends, ends
 from enrolment import MANIFEST, text
 from enrolment_apps import Server
+from provisioned import SITE, Site
 
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm.exchange import Quote
@@ -123,4 +125,15 @@ def judging_server(both: Ends, host_ek: str, maker: Path, database: Path) -> Ite
         content = {"manifest_sha256": MANIFEST, "pcrs": PREDICTED}
         assert made.admin.put("/admin/v1/releases/server/1.0", json=content).status_code == 200
         assert made.put_host(ek_sha256=host_ek, ek_certificate=True).json() == {"changed": True}
+        yield made
+
+
+@contextmanager
+def site_of(both: Ends, directory: Path) -> Iterator[Site]:
+    """A site whose service asks TPMs, and which lists that of machine ``one``."""
+    with ExitStack() as stack:
+        made = Site(directory, stack, Judge(both))
+        changed: dict[str, Any] = copy.deepcopy(SITE)
+        changed["hosts"]["one"]["machine"]["ek_sha256"] = Tpm(both, "one").sha256
+        made.write(changed)
         yield made
