@@ -180,7 +180,7 @@ def test_machine_in_setup_mode_gets_its_keys_first(
     bare = new_bare(setup_mode=True)
     expect(server, networked_release, host, bare, mac, SYSTEM)
     with boot(replace(bare.spec, reboots=True)) as machine:
-        machine.serial.wait_for("restarting from the network", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
+        machine.serial.wait_for("starting again from where it came", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
         assert untouched(bare)
         machine.serial.wait_for("installer: verify release", timeout=BOOT_TIMEOUT, fail_on=[FAILED])
     with changed_installer(server, networked_release), boot(bare.spec) as machine:

@@ -12,8 +12,9 @@ from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install import boot_medium
 
-_COLUMNS = "NAME,PATH,TYPE,SIZE,SERIAL,MODEL,TRAN,RO,RM,WWN,FSTYPE,LABEL,PARTLABEL,MOUNTPOINTS"
+_COLUMNS = "NAME,PATH,TYPE,SIZE,SERIAL,MODEL,TRAN,RO,RM,WWN,FSTYPE,LABEL,PARTLABEL,PARTUUID,MOUNTPOINTS"
 RULES = {
     "path": str,
     "serial": str,
@@ -38,19 +39,24 @@ class Disk:
     read_only: bool
     contents: tuple[str, ...]  # one line for each partition or volume on it
     mounted: bool
+    started_from: bool = False  # firmware has started this machine from it
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.model or 'no model'}, serial {self.serial or 'none'}, {self.size} bytes)"
+        said = f"{self.model or 'no model'}, serial {self.serial or 'none'}, {self.size} bytes"
+        return f"{self.path} ({said}{', what this machine was started from' if self.started_from else ''})"
 
 
 def list_disks() -> list[Disk]:
     """The whole disks of this machine."""
     listed = json.loads(run(["lsblk", "--json", "--bytes", "--output", _COLUMNS]).stdout)
-    return [_disk(device) for device in listed["blockdevices"] if device["type"] == "disk"]
+    medium = boot_medium.partition()
+    return [_disk(device, medium) for device in listed["blockdevices"] if device["type"] == "disk"]
 
 
 def choose(rule: Mapping[str, Any], disks: list[Disk]) -> Disk:
     """The one disk that the rule matches. Never a guess: no match or several are errors, and so is an empty rule.
+
+    Nor is it ever what the machine was started from, whatever the rule says: that is the installation medium.
 
     :param rule: keys of :data:`RULES`; all of them must hold. Sizes are bytes.
     :raises FleetError: lists the disks and what the rule wants.
@@ -66,7 +72,7 @@ def choose(rule: Mapping[str, Any], disks: list[Disk]) -> Disk:
         if not isinstance(value, RULES[key]) or isinstance(value, bool) or not value:
             wanted = "a number of bytes" if RULES[key] is int else "a text that is not empty"
             raise FleetError(f"must be {wanted}, not {value!r}", where=f"disk: {key}")
-    matching = [disk for disk in disks if _matches(rule, disk)]
+    matching = [disk for disk in disks if _matches(rule, disk) and not disk.started_from]
     if len(matching) != 1:
         listing = "\n  ".join(str(disk) for disk in disks) or "none"
         raise FleetError(
@@ -95,8 +101,13 @@ def _matches(rule: Mapping[str, Any], disk: Disk) -> bool:
     return exact and rule.get("minimum_size", 0) <= disk.size <= rule.get("maximum_size", disk.size)
 
 
-def _disk(device: Mapping[str, Any]) -> Disk:
+def _disk(device: Mapping[str, Any], medium: str | None = None) -> Disk:
+    """One of the disks.
+
+    :param medium: UUID of the partition that the machine was started from.
+    """
     below = _below(device)
+    uuids = {(item["partuuid"] or "").lower() for item in below}
     return Disk(
         path=Path(device["path"]),
         size=int(device["size"]),
@@ -107,6 +118,7 @@ def _disk(device: Mapping[str, Any]) -> Disk:
         read_only=bool(device["ro"]),
         contents=tuple(_line(item) for item in below),
         mounted=any(any(item["mountpoints"]) for item in [device, *below]),
+        started_from=medium in uuids,
     )
 
 

@@ -55,8 +55,10 @@ def _from_network() -> tuple[str, str]:
     if not SERVER.exists():
         raise FleetError("no release medium is attached, and this image knows no server", where=str(MEDIUM))
     # Only an image that knows a server has the libraries of Python that this needs.
+    from ansible_collections.vauban.fleet.plugins.module_utils._install import boot_medium
     from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning, Server
 
+    boot_medium.configure_network(_say)
     DOWNLOADS.mkdir(mode=0o700)
     run(["mount", "-t", "tmpfs", "-o", "mode=0700,nodev,nosuid,noexec,size=64m", "tmpfs", DOWNLOADS])
     known = json.loads(SERVER.read_text("utf-8"))

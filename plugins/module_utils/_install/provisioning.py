@@ -413,7 +413,7 @@ class Provisioning:
         """Only of a machine that the site knows. It proves itself after the start that these keys have let happen."""
         secure_boot.enrol(self._server.updates)
         boot_files.repeat()
-        line = "the firmware has its keys; restarting from the network"
+        line = "the firmware has its keys; starting again from where it came"
         self._enrolment.report("failed", 0, line, {})
         return line
 

@@ -57,6 +57,7 @@ def invocation(spec: MachineSpec, accelerator: Accelerator, runtime: Path) -> In
     for words, shown in (
         _boot(spec),
         _console(spec),
+        (["-device", "qemu-xhci"] if any(disk.usb for disk in spec.disks) else [], []),
         *(_disk(number, disk, unsafe_cache=spec.unsafe_cache) for number, disk in enumerate(spec.disks)),
         *(_nic(spec.name, number, nic) for number, nic in enumerate(spec.nics)),
         _ports(spec),
@@ -137,7 +138,7 @@ def _console(spec: MachineSpec) -> tuple[list[str], list[Bind]]:
 def _disk(number: int, disk: Disk, *, unsafe_cache: bool) -> tuple[list[str], list[Bind]]:
     drive = f"if=none,id=disk{number},file=/run/disk/{number},format={disk.format},discard=unmap"
     drive += f",cache={'unsafe' if unsafe_cache else 'writeback'}" + (",readonly=on" if disk.readonly else "")
-    device = f"virtio-blk-pci,drive=disk{number}"
+    device = f"{'usb-storage,removable=on' if disk.usb else 'virtio-blk-pci'},drive=disk{number}"
     device += f",serial={disk.serial}" if disk.serial else ""
     device += f",bootindex={disk.bootindex}" if disk.bootindex is not None else ""
     binds = [Bind(disk.path, f"/run/disk/{number}", writable=not disk.readonly, device=disk.path.is_block_device())]

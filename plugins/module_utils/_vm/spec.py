@@ -22,12 +22,13 @@ MEMORY_LEAST = 64
 
 @dataclass(frozen=True)
 class Disk:
-    """A virtio disk.
+    """A virtio disk, or a USB stick.
 
     :param path: image file or block device.
     :param base: raw image that a qcow2 ``path`` only holds the differences to.
     :param serial: the guest sees /dev/disk/by-id/virtio-SERIAL.
     :param bootindex: place in the firmware's boot order, from 0.
+    :param usb: whether it is a stick, which can be taken out, and has no place in the order of /dev/vda, vdb, ...
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Disk:
     serial: str | None = None
     bootindex: int | None = None
     base: Path | None = None
+    usb: bool = False
 
 
 @dataclass(frozen=True)

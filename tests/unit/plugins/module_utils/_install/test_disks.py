@@ -96,16 +96,26 @@ def test_disk_that_must_not_be_erased(field: str, message: str) -> None:
         choose({"transport": "sata"}, disks)
 
 
+@pytest.mark.parametrize("rule", [{"transport": "usb"}, {"maximum_size": 16 * GB}, {"path": "/dev/sdc"}])
+def test_what_the_machine_was_started_from_is_never_chosen(rule: dict[str, Any]) -> None:
+    medium = replace(STICK, started_from=True)
+    with pytest.raises(FleetError, match="0 disks match") as caught:
+        choose(rule, [medium])
+    assert "what this machine was started from" in caught.value.message
+    assert choose({"minimum_size": 1}, [medium, SATA]) == SATA
+
+
 LSBLK = """
 {"name": "sda", "path": "/dev/sda", "type": "disk", "size": 64000, "serial": "WD-1", "model": null, "tran": "sata",
- "ro": false, "rm": false, "wwn": null, "fstype": null, "label": null, "partlabel": null, "mountpoints": [null],
+ "ro": false, "rm": false, "wwn": null, "fstype": null, "label": null, "partlabel": null, "partuuid": null,
+ "mountpoints": [null],
  "children": [
    {"path": "/dev/sda1", "type": "part", "size": 1000, "fstype": "vfat", "label": null, "partlabel": "ESP",
-    "mountpoints": [null]},
+    "partuuid": "0E5AEF1F-dee3-4e29-ba8e-bf51c575cb08", "mountpoints": [null]},
    {"path": "/dev/sda2", "type": "part", "size": 63000, "fstype": "LVM2_member", "label": null, "partlabel": null,
-    "mountpoints": [null], "children": [
+    "partuuid": null, "mountpoints": [null], "children": [
       {"path": "/dev/mapper/x-y", "type": "lvm", "size": 5, "fstype": null, "label": null, "partlabel": null,
-       "mountpoints": [%s]}]}]}
+       "partuuid": null, "mountpoints": [%s]}]}]}
 """
 
 
@@ -120,3 +130,12 @@ def test_disk_as_lsblk_shows_it(mountpoint: str, mounted: bool) -> None:
         "/dev/mapper/x-y lvm 5 bytes -",
     )
     assert str(disk) == "/dev/sda (no model, serial WD-1, 64000 bytes)"
+
+
+@pytest.mark.parametrize(
+    ("medium", "started_from"),
+    [(None, False), ("0e5aef1f-dee3-4e29-ba8e-bf51c575cb08", True), ("11111111-dee3-4e29-ba8e-bf51c575cb08", False)],
+)
+def test_disk_that_the_machine_was_started_from(medium: str | None, started_from: bool) -> None:
+    """By the UUID of a partition, which systemd-stub has from firmware."""
+    assert _disk(json.loads(LSBLK % "null"), medium).started_from is started_from

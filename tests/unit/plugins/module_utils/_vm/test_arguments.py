@@ -101,6 +101,13 @@ def test_disks_are_shown_as_named(runtime: Path) -> None:
     assert Bind(Path("/images/base.raw"), "/run/base/1") in qemu.binds
 
 
+def test_stick_is_no_virtio_disk(runtime: Path) -> None:
+    devices = options(build(runtime, disks=(Disk(Path("/image"), serial="s", bootindex=0, usb=True),)), "-device")
+    assert [each for each in devices if "virtio-blk" in each] == []
+    assert devices.index("qemu-xhci") < devices.index("usb-storage,removable=on,drive=disk0,serial=s,bootindex=0")
+    assert "qemu-xhci" not in options(build(runtime, disks=(Disk(Path("/image")),)), "-device")
+
+
 def test_cache_is_unsafe_for_throw_away_machines(runtime: Path) -> None:
     assert "cache=unsafe" in options(build(runtime, disks=(Disk(Path("/image")),)), "-drive")[0]
 
