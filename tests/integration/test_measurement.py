@@ -24,6 +24,7 @@ from sdk import SDK
 from ansible_collections.vauban.fleet.plugins.module_utils._boot import measurement, signing, uki
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference import KeyReference
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.uki import UkiRequest
+from ansible_collections.vauban.fleet.plugins.module_utils._image import installation_medium
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import firmware
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
@@ -170,6 +171,20 @@ def test_firmware_starts_uki(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> No
 
     assert measurement.boot_pcr([boot.uki]) in registers
     assert boot.pcr11 in {uki.extend(value, uki.UNSEALING_PHASE) for value in registers}
+
+
+def test_firmware_starts_uki_from_an_installation_medium(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> None:
+    """Whose partition table and whose other file are measured in no register that a server demands."""
+    image = tmp_path / "medium.img"
+    installation_medium.write(sandbox, boot.uki, "# nobody has an address\n", image)
+    registers = registers_after_boot(sandbox, boot, tmp_path, disk=image)
+
+    assert measurement.boot_pcr([boot.uki]) in registers
+    assert boot.pcr11 in {uki.extend(value, uki.UNSEALING_PHASE) for value in registers}
+    binds = [Bind(image, "/run/image"), Bind(tmp_path, "/run/out", writable=True)]
+    sandbox.run(["mcopy", "-i", "/run/image@@1M", f"::{installation_medium.LOADER}", "/run/out/read.efi"], binds=binds)
+    binds.append(Bind(boot.keys.db[0], "/run/db"))
+    sandbox.run(["sbverify", "--cert", "/run/db", "/run/out/read.efi"], binds=binds)
 
 
 def test_firmware_starts_uki_from_the_network(sandbox: Sandbox, boot: Boot, tmp_path: Path) -> None:
