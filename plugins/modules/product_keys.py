@@ -74,6 +74,14 @@ options:
     elements: str
     default: []
     version_added: 0.4.0
+  dbx:
+    description:
+      - SHA-256, as Authenticode computes it, of programs that firmware is to refuse although C(db) has signed them.
+      - C(KEK) signs a list of them, C(dbx.auth), by which firmware adds them to variable C(dbx).
+    type: list
+    elements: str
+    default: []
+    version_added: 0.4.0
   db_bits:
     description: Size in bits of the RSA key C(db) if it is made now.
     type: int
@@ -307,6 +315,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         root=KeyReference(uri, token) if (uri := params["key_uris"].get(ROOT)) else None,
         renew=due(keys, now=now, within_days=params["expiry_warning"]),
         revoke=tuple(params["revoke"]),
+        forbidden=tuple(params["dbx"]),
     )
     request.check()
     before = properties(keys, now)
@@ -341,6 +350,7 @@ def main() -> None:
             "days": {"type": "int", "default": 3650},
             "signing_days": {"type": "int", "default": 365},
             "revoke": {"type": "list", "elements": "str", "default": []},
+            "dbx": {"type": "list", "elements": "str", "default": []},
             "db_bits": {"type": "int", "choices": [2048, 3072, 4096], "default": 2048},
             "security_epoch": {"type": "int", "default": 1},
             "held_elsewhere": {

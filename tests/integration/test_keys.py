@@ -40,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOT_LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 NOW = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
-REQUEST = KeyRequest(name="gateway", security_epoch=2)
+FORBIDDEN = ("5e" * 32, "0f" * 32)
+REQUEST = KeyRequest(name="gateway", security_epoch=2, forbidden=FORBIDDEN)
 UPDATE_HEADER = 16  # EFI_TIME, before WIN_CERTIFICATE_UEFI_GUID; UEFI 2.10 section 8.2.2
 
 pytestmark = [
@@ -102,7 +103,7 @@ def test_updates_made_again_are_the_same_bytes(sandbox: Sandbox, keys: ProductKe
     copy = ProductKeys(tmp_path / "gateway")
     shutil.copytree(keys.directory, copy.directory)
     updates = [*copy.directory.glob("*.auth"), *copy.directory.glob("*.esl")]
-    assert len(updates) == 7
+    assert len(updates) == 9
     before = {path: path.read_bytes() for path in updates}
     for path in updates:
         path.unlink()
@@ -118,9 +119,16 @@ def test_signature_list_holds_the_certificate(run: Run, keys: ProductKeys, tmp_p
     assert not (tmp_path / "found-1.der").exists()
 
 
+def test_signature_lists_name_what_is_forbidden(run: Run, keys: ProductKeys, tmp_path: Path) -> None:
+    printed = run("sig-list-to-certs", "/run/keys/dbx.esl", "found")
+    assert printed.count(str(keys.owner())) == len(FORBIDDEN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found-0.hash", "found-1.hash"]
+    assert [(tmp_path / f"found-{number}.hash").read_bytes().hex() for number in (0, 1)] == list(FORBIDDEN)
+
+
 @pytest.mark.parametrize(
     ("file", "variable", "signer"),
-    [("PK", "PK", "PK"), ("KEK", "KEK", "PK"), ("db", "db", "KEK"), ("noPK", "PK", "PK")],
+    [("PK", "PK", "PK"), ("KEK", "KEK", "PK"), ("db", "db", "KEK"), ("dbx", "dbx", "KEK"), ("noPK", "PK", "PK")],
 )
 def test_update_is_signed_as_firmware_checks_it(
     run: Run, keys: ProductKeys, tmp_path: Path, file: str, variable: str, signer: str
@@ -131,9 +139,10 @@ def test_update_is_signed_as_firmware_checks_it(
     signed_data, content = update[UPDATE_HEADER + 24 : UPDATE_HEADER + length], update[UPDATE_HEADER + length :]
     assert content == (b"" if file == "noPK" else (keys.directory / f"{file}.esl").read_bytes())
     database = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"  # EFI_IMAGE_SECURITY_DATABASE_GUID
-    vendor = database if variable == "db" else "8be4df61-93ca-11d2-aa0d-00e098032b8c"  # EFI_GLOBAL_VARIABLE
+    vendor = database if variable in ("db", "dbx") else "8be4df61-93ca-11d2-aa0d-00e098032b8c"  # EFI_GLOBAL_VARIABLE
     serialized = variable.encode("utf-16-le") + uuid.UUID(vendor).bytes_le
-    serialized += (0x27).to_bytes(4, "little") + update[:UPDATE_HEADER] + content
+    attributes = 0x67 if variable == "dbx" else 0x27  # EFI_VARIABLE_APPEND_WRITE
+    serialized += attributes.to_bytes(4, "little") + update[:UPDATE_HEADER] + content
     (tmp_path / "content").write_bytes(serialized)
     # The variable holds a bare SignedData; openssl wants it inside a ContentInfo (RFC 5652 section 3).
     (tmp_path / "signature").write_bytes(content_info(signed_data))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_bytes, write_json, write_text
-from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, issuing, signature_list
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import epochs, forbidden, issuing, signature_list
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.certificate import (
     generate_key,
     private_pem,
@@ -25,6 +25,8 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.key_reference i
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     CERTIFIED,
     ESCROW,
+    FORBIDDEN_LIST,
+    FORBIDDEN_UPDATE,
     ISSUED,
     LEAVE_USER_MODE,
     MARKER,
@@ -48,6 +50,7 @@ def plan(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
         private key, halves that do not belong together, secrets that others can read.
     """
     request.check()
+    forbidden.check(request.forbidden)
     if keys.directory.exists():
         require_private(keys.directory)
     _check_kind(keys, request)
@@ -67,6 +70,7 @@ def _plan_missing(keys: ProductKeys, request: KeyRequest) -> tuple[str, ...]:
         pending.append(OWNER_FILE)
     for name in UPDATE_SIGNER:
         pending += _plan_variable(keys, name, request, frozenset(pending))
+    pending += _plan_forbidden(keys, request, frozenset(pending))
     # Whoever has this file can switch Secure Boot off, so it may leave together with PK.key.
     if "PK" not in request.held_elsewhere and ("PK.crt" in pending or not _update_current(keys, LEAVE_USER_MODE, "PK")):
         pending.append(LEAVE_USER_MODE)
@@ -146,6 +150,18 @@ def _plan_variable(keys: ProductKeys, name: str, request: KeyRequest, pending: f
     return files
 
 
+def _plan_forbidden(keys: ProductKeys, request: KeyRequest, pending: frozenset[str]) -> list[str]:
+    """An empty list changes nothing: what a release has forbidden stays forbidden."""
+    if not request.forbidden:
+        return []
+    payload = signature_list.digests_list(request.forbidden, _planned_owner(keys))
+    files = [] if _content(keys.directory / FORBIDDEN_LIST) == payload else [FORBIDDEN_LIST]
+    new = files or f"{forbidden.SIGNER}.crt" in pending
+    if new or not _update_current(keys, FORBIDDEN_UPDATE, forbidden.SIGNER, keys.directory / FORBIDDEN_LIST):
+        files.append(_signed(FORBIDDEN_UPDATE, forbidden.SIGNER, request))
+    return files
+
+
 def _signed(file: str, signer: str, request: KeyRequest) -> str:
     if signer in request.held_elsewhere:
         raise FleetError(
@@ -198,6 +214,10 @@ def _write(file: str, keys: ProductKeys, request: KeyRequest, sandbox: Sandbox, 
         write_bytes(dest, keys.certificate(name).der)
     elif dest.suffix == ".pub":
         write_bytes(dest, public_pem(keys.certificate(name)))
+    elif file == FORBIDDEN_LIST:
+        write_bytes(dest, signature_list.digests_list(request.forbidden, keys.owner()))
+    elif file == FORBIDDEN_UPDATE:
+        _write_addition(keys, dest, sandbox)
     elif dest.suffix == ".esl":
         signature_list.write_list(sandbox, keys.certificate(name), keys.owner(), dest)
     else:
@@ -220,6 +240,22 @@ def _write_update(keys: ProductKeys, dest: Path, sandbox: Sandbox) -> None:
         owner=keys.owner(),
         dest=dest,
         mode=0o600 if leaving else 0o644,
+    )
+
+
+def _write_addition(keys: ProductKeys, dest: Path, sandbox: Sandbox) -> None:
+    """Firmware asks for no time of what is added, so equal lists give equal files."""
+    signer = keys.certificate(forbidden.SIGNER)
+    signature_list.write_update(
+        sandbox,
+        dest.stem,
+        keys.directory / FORBIDDEN_LIST,
+        key=keys.private(forbidden.SIGNER),
+        signer=signer,
+        time=signer.not_before,
+        owner=keys.owner(),
+        dest=dest,
+        append=True,
     )
 
 

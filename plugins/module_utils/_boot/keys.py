@@ -45,6 +45,8 @@ ESCROW = "escrow"
 NAMES = (*CERTIFIED, ESCROW)
 # Secure Boot variables and the key that signs an update of each.
 UPDATE_SIGNER = {"PK": "PK", "KEK": "PK", "db": "KEK"}
+# What adds to the variable of what firmware refuses, by the same key as updates of db.
+FORBIDDEN_LIST, FORBIDDEN_UPDATE = "dbx.esl", "dbx.auth"
 RSA_BITS = 2048
 DB_BITS = (2048, 3072, 4096)
 MAX_DAYS = 36500
@@ -69,6 +71,7 @@ class KeyRequest:
     :param root: where the key of the root is, if it is in a token that is at hand.
     :param renew: keys that get another certificate from the root, if its key is here.
     :param revoke: SHA-256 fingerprints, or how they begin, of certificates that the root takes back.
+    :param forbidden: programs that firmware is to refuse (:mod:`forbidden`); KEK signs the list.
     """
 
     name: str
@@ -81,6 +84,7 @@ class KeyRequest:
     root: KeyReference | None = None
     renew: frozenset[str] = field(default_factory=frozenset)
     revoke: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
 
     @property
     def root_at_hand(self) -> bool:
