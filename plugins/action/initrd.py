@@ -12,7 +12,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
-from ansible_collections.vauban.fleet.plugins.module_utils._install.state import bound
+from ansible_collections.vauban.fleet.plugins.module_utils._install.state import SECURE_BOOT_PCR, bound
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, remove_tree
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provisioning_server
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION, StepAction, sandbox_at
@@ -24,6 +24,9 @@ _CONTENTS = {"system": ("system",), "installer": ("system", "installer")}
 # systemd-stub(7) puts there what the UKI carries.
 _SIGNATURE = "/.extra/tpm2-pcr-signature.json"
 _POLICY = "etc/systemd/system/systemd-cryptsetup@state.service.d/60-policy.conf"
+# Before the volume is opened: later the TPM gives nothing away.
+_VARIABLES = "etc/systemd/system/systemd-cryptsetup@state.service.d/70-variables.conf"
+_VARIABLES_OF = "etc/systemd/system/update-variables.service.d/50-volume.conf"
 _NETWORK_OVERLAY, _NETWORK_CONTENT = "installer_network_root", "installer_network"
 
 
@@ -42,6 +45,7 @@ class ActionModule(StepAction):
         "root": {"type": "path"},
         "enrolment": {"type": "dict", "default": {}},
         "moved_pcrs": {"type": "list", "elements": "int", "default": []},
+        "dbx_pcrs": {"type": "list", "elements": "int", "default": []},
         "compression_level": {"type": "int", "default": 6},
         "epoch": {"type": "int", "required": True},
     }
@@ -130,6 +134,9 @@ def _texts(arguments: Mapping[str, Any]) -> dict[str, str]:
         texts["etc/crypttab"] = "".join(attached)
         if arguments["moved_pcrs"]:
             texts[_POLICY] = "".join(_move(line, arguments["moved_pcrs"]) for line in attached)
+        if arguments["dbx_pcrs"]:
+            texts[_VARIABLES] = "[Service]\nExecStartPre=-/usr/bin/systemctl start update-variables.service\n"
+            texts[_VARIABLES_OF] = "".join(_volume(line, arguments["dbx_pcrs"]) for line in attached)
     elif arguments["root"]:
         texts["etc/vauban/root.pem"] = _root(Path(arguments["root"]))
     return texts
@@ -145,6 +152,12 @@ def _move(line: str, pcrs: Sequence[int]) -> str:
     words += [f"--tpm2-pcrs={bound(pcrs)}", "--tpm2-public-key-pcrs=11"]
     words += ["--tpm2-public-key=/.extra/tpm2-pcr-public-key.pem", f"--tpm2-signature={_SIGNATURE}", device]
     return f"[Service]\nExecStartPre=-{' '.join(words)}\n"
+
+
+def _volume(line: str, pcrs: Sequence[int]) -> str:
+    """A drop-in that names a volume of crypttab(5) and what it is bound to, but for PCR 7."""
+    others = bound([number for number in pcrs if number != SECURE_BOOT_PCR])
+    return f"[Service]\nEnvironment=DEVICE={line.split()[1]} OTHER_PCRS={others}\n"
 
 
 def _below_sysroot(line: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import forbidden
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     ESCROW,
     PRODUCT_NAME,
@@ -18,6 +19,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import (
     ProductKeys,
 )
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install.state import SECURE_BOOT_PCR
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _escrow, _provisioning_server
 from ansible_collections.vauban.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.vauban.fleet.plugins.plugin_utils._roles import role_path
@@ -41,6 +43,8 @@ class ActionModule(ControllerAction):
         "enrolment": {"type": "dict", "default": {}},
         "recipients": {"type": "list", "elements": "str", "default": []},
         "threshold": {"type": "int", "default": 1},
+        "dbx": {"type": "list", "elements": "str", "default": []},
+        "tpm_pcrs": {"type": "list", "elements": "int", "default": [7, 12, 15]},
         **SIGNING_SPEC,
     }
 
@@ -75,6 +79,7 @@ def problems(
     checks.append(partial(_provisioning_server.parse, arguments["enrolment"]))
     checks.append(partial(_recipients, arguments))
     checks.append(partial(_keys, arguments))
+    checks.append(partial(_dbx, arguments))
     for check in checks:
         try:
             check()
@@ -106,6 +111,22 @@ def _keys(arguments: Mapping[str, Any]) -> None:
         )
     if production or ProductKeys(Path(arguments["keys"])).marker.exists():
         Signer(arguments)
+
+
+def _dbx(arguments: Mapping[str, Any]) -> None:
+    """What is forbidden has to be signed before the build; only development keys sign it then."""
+    digests = arguments["dbx"]
+    forbidden.check(digests)
+    if not digests:
+        return
+    if SECURE_BOOT_PCR not in arguments["tpm_pcrs"]:
+        raise FleetError(
+            f"{forbidden.SETTING} is for state volumes that are bound to PCR {SECURE_BOOT_PCR}",
+            where="product_tpm_pcrs",
+            remedy=f"add {SECURE_BOOT_PCR}, or forbid nothing",
+        )
+    if arguments["keys_kind"] == "production":
+        forbidden.require(ProductKeys(Path(arguments["keys"])), digests)
 
 
 def _instrumentation(features: list[str]) -> Iterator[FleetError]:

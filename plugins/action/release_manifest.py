@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._atomic import write_json
-from ansible_collections.vauban.fleet.plugins.module_utils._boot import measurement, signing
+from ansible_collections.vauban.fleet.plugins.module_utils._boot import forbidden, measurement, signing
 from ansible_collections.vauban.fleet.plugins.module_utils._boot.uki import STUB
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside, lock, provenance, sbom
 from ansible_collections.vauban.fleet.plugins.module_utils._image.core import Verity
@@ -56,6 +56,7 @@ class ActionModule(StepAction):
         "tpm_pcrs": {"type": "list", "elements": "int", "required": True},
         "recipients": {"type": "list", "elements": "str", "default": []},
         "threshold": {"type": "int", "default": 1},
+        "dbx": {"type": "list", "elements": "str", "default": []},
         "work": {"type": "path", "required": True},
     }
 
@@ -78,7 +79,7 @@ class ActionModule(StepAction):
             "sdk": digest_of(Path(arguments["sdk"])),
             "layer": digest_of(Path(arguments["layer"]) / "upper"),
             "lock file": _digest.of_file(Path(arguments["lock_file"])),
-            "settings": _digest.of_data({name: arguments[name] for name in (*told, "recipients", "threshold")}),
+            "settings": _digest.of_data({name: arguments[name] for name in (*told, "recipients", "threshold", "dbx")}),
             "keys": _digest.of_data([keys.certificate(name).fingerprint for name in _CERTIFICATES], keys.recipient()),
             "code": _digest.of_tree(*(COLLECTION / "plugins/module_utils" / name for name in ("_image", "_boot"))),
             "schema": _digest.of_tree(COLLECTION / "files/schema"),
@@ -96,6 +97,7 @@ class ActionModule(StepAction):
         unsigned, boot_loader = work / "systemd-bootx64.efi", directory / "systemd-bootx64.efi"
         sandbox.run(["cp", _BOOT_LOADER, "/run/out/systemd-bootx64.efi"], binds=[Bind(work, "/run/out", writable=True)])
         signing.sign_pe(sandbox, unsigned, boot_loader, signer.reference("db"), signer.certificate("db"))
+        forbidden.refuse_own([uki, installer, boot_loader], arguments["dbx"])
         locked = lock.read(Path(arguments["lock_file"]))
         packages = kept_packages(locked, result_of(core)["packages"])
         name = f"{arguments['product']}_{arguments['version']}"

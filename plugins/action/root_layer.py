@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from ansible.release import __version__ as ansible_version
 
 from ansible_collections.vauban.fleet.plugins.module_utils import _digest
+from ansible_collections.vauban.fleet.plugins.module_utils._boot.keys import FORBIDDEN_UPDATE
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._image.layer import LAYER
@@ -185,7 +186,7 @@ def _certificates(directory: str | None) -> dict[str, str]:
     """What roles put into a tree of the product's keys: not the certificates that the root issues for a short time."""
     if directory is None:
         return {}
-    paths = [Path(directory) / name for name in ("pcr.crt", "root.crt", "root.crl")]
+    paths = [Path(directory) / name for name in ("pcr.crt", "root.crt", "root.crl", FORBIDDEN_UPDATE)]
     found = {path.name: _digest.of_file(path) for path in paths if path.is_file()}
     return {"certificates": _digest.of_data(found)}
 

@@ -38,6 +38,15 @@ options:
     type: list
     elements: int
     default: []
+  dbx_pcrs:
+    description:
+      - Registers that the state volume is bound to, for O(kind=system) of a product that adds to the firmware variable
+        C(dbx). The machine then lets its TPM open the volume for what PCR 7 becomes by that, too.
+      - Empty if there is nothing to add.
+    type: list
+    elements: int
+    default: []
+    version_added: 0.4.0
   enrolment:
     description:
       - The provisioning server that the installer installs from, for O(kind=installer). With an empty one it has no

@@ -44,6 +44,18 @@ options:
     description: How many officers it takes to read a recovery key; the holder of the product's key C(escrow) is one.
     type: int
     default: 1
+  dbx:
+    description: SHA-256 (Authenticode) of programs that firmware is to refuse.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.4.0
+  tpm_pcrs:
+    description: Registers that the state volume is bound to. With O(dbx), PCR 7 has to be one of them.
+    type: list
+    elements: int
+    default: [7, 12, 15]
+    version_added: 0.4.0
 extends_documentation_fragment:
   - vauban.fleet._build.hardware
   - vauban.fleet._build.signing

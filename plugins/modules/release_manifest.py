@@ -68,6 +68,13 @@ options:
     type: list
     elements: int
     required: true
+  dbx:
+    description:
+      - SHA-256 (Authenticode) of programs that the release forbids. It must not forbid its own UKIs or its boot loader.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.4.0
   recipients:
     description: Officers who can read recovery keys beside the holder of key C(escrow), as age recipients.
     type: list

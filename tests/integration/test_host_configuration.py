@@ -31,7 +31,7 @@ def fstab(tmp_path: Path) -> str:
     for name, content in files.items():
         (tmp_path / "layer/upper" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "layer/upper" / name).write_text(content)
-    return initrd._texts({"layer": tmp_path / "layer", "kind": "system", "moved_pcrs": []})["etc/fstab"]
+    return initrd._texts({"layer": tmp_path / "layer", "kind": "system", "moved_pcrs": [], "dbx_pcrs": []})["etc/fstab"]
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ _ZERO = "0" * 64
 # Registers that are untouched while the initrd of a signed UKI runs, whatever the machine: 12 holds command lines and
 # credentials from outside the image, 15 the volume keys already used (systemd-stub(7), crypttab(5)).
 _EXPECTED_ZERO = (12, 15)
+SECURE_BOOT_PCR = 7  # which keys and programs firmware trusts, and forbids
 _TOKENS = ["systemd-recovery", "systemd-tpm2"]
 _OWN_SLOT = "0"  # of the installation's own key
 
