@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ansible_collections.vauban.fleet.plugins.module_utils._command import run
+from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError, run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install import addresses
 
@@ -25,6 +25,7 @@ _ATTRIBUTES = 4  # bytes in front of the value (efivarfs)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # USB sticks, and what a power controller shows as one, are seen some time after the start.
 _PATIENCE = 30  # seconds
+_REMEDY = "write the image to the medium again"
 
 
 def partition(variables: Path = _VARIABLES) -> str | None:
@@ -85,15 +86,16 @@ def _find(uuid: str) -> Path | None:
 def _read(device: Path) -> bytes | None:
     """The file of addresses, as far as it may be long; none if there is none."""
     MOUNT_POINT.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "vfat", "-o", "ro,nodev,nosuid,noexec", device, MOUNT_POINT])
+    try:
+        run(["mount", "-t", "vfat", "-o", "ro,nodev,nosuid,noexec", device, MOUNT_POINT])
+    except CommandError as exc:
+        raise FleetError(f"cannot be mounted: {exc.message}", where=str(device), remedy=_REMEDY) from exc
     try:
         with (MOUNT_POINT / addresses.FILE).open("rb") as stream:
             return stream.read(addresses.LARGEST + 1)
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise FleetError(
-            f"cannot be read: {exc.strerror}", where=addresses.FILE, remedy="make the medium anew"
-        ) from exc
+        raise FleetError(f"cannot be read: {exc.strerror}", where=addresses.FILE, remedy=_REMEDY) from exc
     finally:
         run(["umount", MOUNT_POINT])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.vauban.fleet.plugins.module_utils._command import CommandError, Completed
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install import boot_medium
 
@@ -57,6 +58,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
             if argv[0] == "lsblk":
                 return SimpleNamespace(stdout=json.dumps({"blockdevices": seen.pop(0) if len(seen) > 1 else seen[0]}))
             done.append(" ".join(map(str, argv)))
+            if argv[0] == "mount" and content == b"no file system":
+                raise CommandError(Completed(("mount",), 32, b"", b"wrong fs type"))
             if argv[0] == "mount" and content is not None:
                 (tmp_path / "mounted/addresses.txt").write_bytes(content)
             return SimpleNamespace(stdout="")
@@ -94,6 +97,11 @@ def test_wrong_file_is_an_error_and_nothing_is_left_mounted(started: Started, tm
     with pytest.raises(FleetError, match="line 2"):
         started(LINE + b"DNS=10.9.0.66\n", [STICK])
     assert not (tmp_path / "units").exists()
+
+
+def test_medium_that_cannot_be_mounted(started: Started) -> None:
+    with pytest.raises(FleetError, match=r"/dev/sda1: cannot be mounted: .*\n.*wrong fs type"):
+        started(b"no file system", [STICK])
 
 
 def test_network_boot_looks_at_no_medium(started: Started) -> None:
