@@ -76,7 +76,7 @@ def bundle_disk(sandbox: Sandbox, keys: ProductKeys, tmp_path: Path) -> Iterator
     made.mkdir()
     core, uki = tmp_path / "core", tmp_path / "uki"
     with core.open("wb") as stream:
-        for _ in range(CORE // (1 << 20)):
+        for _mebibyte in range(CORE // (1 << 20)):
             stream.write(os.urandom(1 << 20))
     uki.write_bytes(b"uki")
     digest = _digest.of_file(core)
