@@ -78,8 +78,9 @@ def bare_machine(
         made.append(Disk(path, serial=f"system{number or ''}"))
     nic = SegmentNic(*segment, mac=mac, bootindex=0)
     boot = UefiBoot(variables, pxe=pxe)
-    spec = MachineSpec("bare", directory, boot, disks=tuple(made), nics=(nic, *others), tpm=tpm is not None)
-    return Bare(replace(spec, tpm_version=tpm or "2.0"), ek_sha256)
+    nics, version = (nic, *others), tpm or "2.0"
+    spec = MachineSpec("bare", directory, boot, disks=tuple(made), nics=nics, tpm=tpm is not None, tpm_version=version)
+    return Bare(spec, ek_sha256)
 
 
 def _new_tpm(sandbox: Sandbox, directory: Path) -> str:

@@ -217,8 +217,10 @@ def root_key(keys: ProductKeys, request: KeyRequest, sandbox: Sandbox | None) ->
 
     :raises FleetError: unusable, or another one than that of the root's certificate.
     """
-    if request.root is None or sandbox is None:
+    if request.root is None:
         return read_private_key(keys.private(ROOT))
+    if sandbox is None:
+        raise FleetError("a key in a token signs by the programs of the SDK only", where=request.root.location)
     key = TokenKey(request.root, sandbox)
     if keys.public(ROOT).exists() and public_der(key) != keys.certificate(ROOT).public_key:
         raise FleetError(f"{keys.public(ROOT)} is not the certificate of this key", where=request.root.location)
