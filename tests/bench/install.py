@@ -21,6 +21,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from build import ROOT
 
@@ -37,6 +38,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandb
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import accel
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
 
+RELEASE, AUTHORITY = ROOT / "build/gateway/0.1.0-networked", ROOT / "build/e2e/authority"
 MAC, HOST = "52:54:00:00:02:01", "bench"
 TIMEOUT = 900  # seconds
 # Phases, and what the console says when each has ended.
@@ -50,15 +52,28 @@ PHASES = {
 }
 
 
-def main() -> int:
-    """Install one machine, print a line for each phase."""
-    given = sys.argv[1:] or [ROOT / "build/gateway/0.1.0-networked", ROOT / "build/e2e/authority"]
-    release, authority = (Path(word).resolve() for word in given)
+def _manifest(release: Path) -> dict[str, Any]:
     if not (release / "manifest.json").exists():
         sys.exit(f"{release}: no release. Remedy: run 'pytest tests/e2e/test_provisioning.py', which makes it")
-    manifest = json.loads((release / "manifest.json").read_text())
-    keys = ProductKeys(Path.home() / ".local/share/vauban.fleet/keys" / manifest["product"])
-    installers = [{"name": "bench", **{key: manifest[key] for key in ("product", "version")}}]
+    return dict(json.loads((release / "manifest.json").read_text()))
+
+
+def product_keys(release: Path) -> ProductKeys:
+    """The keys that a machine of the release's product has in its firmware."""
+    return ProductKeys(Path.home() / ".local/share/vauban.fleet/keys" / _manifest(release)["product"])
+
+
+def installers_of(release: Path) -> list[dict[str, str]]:
+    """As ``boot_server_installers``."""
+    manifest = _manifest(release)
+    return [{"name": "bench", **{key: str(manifest[key]) for key in ("product", "version")}}]
+
+
+def main() -> int:
+    """Install one machine, print a line for each phase."""
+    given = sys.argv[1:] or [RELEASE, AUTHORITY]
+    release, authority = (Path(word).resolve() for word in given)
+    keys, installers = product_keys(release), installers_of(release)
     with tempfile.TemporaryDirectory(prefix="bench-install-") as name:
         directory = Path(name)
         (directory / "mounts").mkdir()

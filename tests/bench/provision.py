@@ -70,6 +70,16 @@ LIMITS = {
 }
 
 
+def services_cpu(machine: Booted) -> dict[str, float]:
+    """CPU seconds of each service of a server so far."""
+    groups = machine.root / "sys/fs/cgroup/system.slice"
+    found = {}
+    for unit in UNITS:
+        stat = groups / unit / "cpu.stat"
+        found[unit] = int(stat.read_text().split()[1]) / 1e6 if stat.exists() else 0.0
+    return found
+
+
 @dataclass
 class Bench:
     """The server, the network of the machines, and what was measured."""
@@ -86,12 +96,7 @@ class Bench:
 
     def used(self) -> dict[str, float]:
         """CPU seconds of each service so far."""
-        groups = self.machine.root / "sys/fs/cgroup/system.slice"
-        found = {}
-        for unit in UNITS:
-            stat = groups / unit / "cpu.stat"
-            found[unit] = int(stat.read_text().split()[1]) / 1e6 if stat.exists() else 0.0
-        return found
+        return services_cpu(self.machine)
 
     @contextmanager
     def phase(self, name: str, times: int, *, sending: bool = False) -> Iterator[None]:
