@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT / "tests/support"))
 import dhcp
 from booted import Booted
 from endorsement import Manufacturer
-from enrolment import CHAIN, INSTALLED, INSTALLER, MANIFEST, PEM, Machine, expectation, sign
+from enrolment import CHAIN, INSTALLED, INSTALLER, MANIFEST, PEM, Machine, expectation, first, sign
 from hosts import wait_for
 from lab import within
 from paper_tpm import PaperTpm
@@ -127,9 +127,10 @@ async def exchange(bench: Bench, machine: Machine, method: str, path: str, body:
     head += f"Content-Type: {kind or 'application/json'}\r\n" if content else ""
     head += f"Authorization: Bearer {machine.token}\r\n" if machine.token else ""
     request = head.encode() + b"\r\n" + content
+    context = _SHOWING.get(machine.serial) or trust(bench)
     end, tries = time.monotonic() + PATIENCE, 0
     while True:
-        status, answer = await _once(bench, machine.address, request)
+        status, answer = await _once(context, machine.address, request)
         bench.exchanges["exchanges"] += 1
         if 200 <= status < 300:
             return answer
@@ -141,8 +142,8 @@ async def exchange(bench: Bench, machine: Machine, method: str, path: str, body:
         tries += 1
 
 
-async def _once(bench: Bench, address: str, request: bytes) -> tuple[int, bytes]:
-    options: dict[str, Any] = {"ssl": trust(bench), "server_hostname": NAME, "local_addr": (address, 0)}
+async def _once(context: ssl.SSLContext, address: str, request: bytes) -> tuple[int, bytes]:
+    options: dict[str, Any] = {"ssl": context, "server_hostname": NAME, "local_addr": (address, 0)}
     try:
         reader, writer = await asyncio.open_connection(ADDRESS, 443, **options)
         try:
@@ -167,6 +168,20 @@ def trust(bench: Bench) -> ssl.SSLContext:
     return _CONTEXTS[path]
 
 
+# Of machines that have a certificate, by serial number.
+_SHOWING: dict[str, ssl.SSLContext] = {}
+
+
+def showing(bench: Bench, machine: Machine) -> ssl.SSLContext:
+    """The same, of a machine that has a certificate, and its key."""
+    context = ssl.create_default_context(cafile=str(bench.server.authority))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(machine.identity())
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
+
+
 # What the machines do.
 
 
@@ -188,7 +203,8 @@ async def request(bench: Bench, machine: Machine) -> None:
 
 
 async def fetch_certificate(bench: Bench, machine: Machine) -> None:
-    assert b"BEGIN CERTIFICATE" in await own(bench, machine, "GET", "certificates/hosts")
+    machine.certificate = first((await own(bench, machine, "GET", "certificates/hosts")).decode())
+    _SHOWING[machine.serial] = showing(bench, machine)
 
 
 async def escrow(bench: Bench, machine: Machine) -> None:
@@ -212,6 +228,7 @@ async def finish(bench: Bench, machine: Machine) -> None:
 
 async def attest(bench: Bench, machine: Machine) -> None:
     assert machine.tpm is not None
+    _SHOWING.pop(machine.serial)  # the installed machine has other uses for its keys
     nonce = json.loads(await own(bench, machine, "GET", "nonce"))["nonce"]
     body = {"nonce": nonce, **machine.tpm.quote(nonce, INSTALLED)}
     assert json.loads(await own(bench, machine, "POST", "attestation", body))["state"] == "installed"

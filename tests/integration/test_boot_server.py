@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import boot_files
 import dhcp
@@ -31,7 +32,9 @@ import pytest
 import rendering
 from booted import Booted, booted
 from certificates import P256, Authority, ec_key, pem
+from cryptography import x509
 from dhcp import Machine, Segment
+from enrolment import IKE
 from hosts import wait_for
 from lab import Lab
 from playing import ansible_playbook
@@ -558,6 +561,26 @@ def test_requests_of_machines_reach_the_service(
     # It learns who asked, and believes nobody's word for it.
     assert got["x-real-ip"] == "10.9.0.50"
     assert (got["x-forwarded-proto"], got["host"]) == ("https", NAME)
+
+
+@pytest.mark.parametrize("path", ["/v1/enrolments/1/reports", "/v1/backups/1/0"])
+def test_service_learns_which_certificate_the_client_has_the_key_of(
+    server: Booted, network: Lab, service: Service, authority: Authority, tmp_path: Path, path: str
+) -> None:
+    """As TLS says, and not as the client does. The certificate is for IPsec, of an authority that nginx never saw."""
+    usage = x509.ExtendedKeyUsage([x509.ObjectIdentifier(IKE)])
+    own = Authority.root("Site", ec_key(P256)).issue("one.example", ec_key(P256), usage=usage)
+    foreign = Authority.root("Site", ec_key(P256)).issue("two.example", ec_key(P256))
+    (tmp_path / "own.pem").write_bytes(own.pem + pem(own.key))
+    proving, claiming = trusting(authority), trusting(authority)
+    proving.load_cert_chain(tmp_path / "own.pem")
+    claim = quote(foreign.pem.decode())
+    for context in (proving, claiming):
+        answer = fetch(network, path, context, method="PUT", body=b"x", X_Client_Certificate=claim)
+        assert answer.status == 201, answer.body
+    with_key, without = (asked[2] for asked in service.asked)
+    assert unquote(with_key["x-client-certificate"]).encode() == own.pem
+    assert "x-client-certificate" not in without
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from endorsement import Ends
-from enrolment import CHAIN, MANIFEST, RECIPIENTS, RELEASE, TOKENS, WIPED_DISK, Machine, age_file, sign
+from enrolment import CHAIN, RECIPIENTS, RELEASE, TOKENS, WIPED_DISK, Machine, age_file, sign
 from enrolment_apps import Server, served
-from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, judging_server, machines
+from tpm_machines import INSTALLED, INSTALLER, PREDICTED, ByInstaller, Tpm, judging_server, machines
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import PROVEN, WIPING, Enrolment
@@ -92,16 +91,6 @@ def test_proof_of_an_enrolment_is_none_for_the_next(server: Server, machine: Mac
     assert refusal(server).startswith("the credential is wrong")
 
 
-class ByInstaller:
-    """The TPM as the installer has it: its methods, in the SDK."""
-
-    def __init__(self, both: Ends, name: str) -> None:
-        self._both, self._name = both, name
-
-    def __getattr__(self, method: str) -> Any:
-        return lambda *arguments: self._both.machine(self._name, method, *arguments)
-
-
 @pytest.fixture
 def wire(server: Server, tmp_path: Path) -> Iterator[Wire]:
     """The way to the service."""
@@ -110,7 +99,8 @@ def wire(server: Server, tmp_path: Path) -> Iterator[Wire]:
 
 
 def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms: dict[str, Tpm]) -> None:
-    """Its own code, with the service's and a TPM, up to the last report before the machine restarts."""
+    """Its own code, with the service's and a TPM, until it has a certificate. This way in shows the service none, and
+    then is not good enough: tests/integration/test_provisioning_server.py goes on."""
     tpms["one"].boot(INSTALLER)
     enrolment = Enrolment(wire, print)
     enrolment.present(RELEASE, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
@@ -119,7 +109,7 @@ def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms
     assert (wanted["host"], wanted["escrow"]) == ("one", {"recipients": RECIPIENTS, "threshold": 1})
     enrolment.report("partition", 10, "everything on /dev/vda is erased", {})
     header = {"tokens": TOKENS, "key_slots": ["1", "2"]}
-    receipt = enrolment.escrow({"recovery_key": age_file(), **header}, RECIPIENTS)
+    enrolment.escrow({"recovery_key": age_file(), **header}, RECIPIENTS)
 
     request = Machine(server).request().encode()
     signed: list[str] = []
@@ -134,9 +124,10 @@ def test_installer_goes_all_the_way(server: Server, wire: Wire, both: Ends, tpms
     wire.sleep = site_signs
     enrolment.request("hosts", request)
     assert enrolment.certificate("hosts").decode().strip() == signed[0].strip()
-    enrolment.report("written", 100, "done", {"receipt": receipt["sha256"], "manifest_sha256": MANIFEST, **header})
-    (seen,) = server.admin.get("/admin/v1/machines/one").json()["enrolments"]
-    assert seen["state"] == "written"
+    with pytest.raises(FleetError, match="refuses this machine") as caught:
+        enrolment.report("seal_state", 88, "seal state", {})
+    assert "audit log" in str(caught.value.remedy)
+    assert (server.last()["action"], server.last()["detail"]) == ("wrong certificate", {"reason": "none was shown"})
 
 
 @pytest.fixture

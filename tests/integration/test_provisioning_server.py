@@ -10,11 +10,13 @@ an Ethernet segment, over which virtual machines would come, too.
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,17 @@ import httpx
 import pytest
 from dhcp import Segment
 from endorsement import Ends
-from enrolment import CHAIN, MANIFEST, PEM, Machine, expectation, sign
+from enrolment import CHAIN, MANIFEST, PEM, TOKENS, Machine, age_file, expectation, sign
 from lab import within
 from provisioning_server import ADDRESS, UNITS, ProvisioningServer, provisioning_server
 from relay import relay
 from releases import write_release
-from tpm_machines import INSTALLED, INSTALLER, PREDICTED, Tpm, authorities, machines
+from tpm_machines import INSTALLED, INSTALLER, PREDICTED, ByInstaller, Tpm, authorities, machines
 
+from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment import PROVEN, Enrolment
+from ansible_collections.vauban.fleet.plugins.module_utils._install.provisioning import Provisioning
+from ansible_collections.vauban.fleet.plugins.module_utils._install.wire import Wire
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _confinement
 
@@ -68,10 +74,13 @@ class Port:
     server: ProvisioningServer
     namespace: Path
     segment: Segment
+    identity: Path | None = None  # certificate and key that it shows
 
     def request(self, method: str, path: str, **keywords: Any) -> httpx.Response:
         """By TLS to the server, of which the machine knows address and name."""
         trust = ssl.create_default_context(cafile=str(self.server.authority))
+        if self.identity is not None:
+            trust.load_cert_chain(self.identity)
         headers = {"Host": NAME, **keywords.pop("headers", {})}
 
         def ask() -> httpx.Response:
@@ -130,27 +139,83 @@ def test_machine_downloads_a_release_by_tls(server: ProvisioningServer, port: Po
 
 
 def test_machine_becomes_the_host_that_its_certified_tpm_and_serial_number_name(
-    server: ProvisioningServer, machine: Machine, boot: dhcp.Answer, tpms: dict[str, Tpm]
+    server: ProvisioningServer, port: Port, machine: Machine, boot: dhcp.Answer, tpms: dict[str, Tpm], tmp_path: Path
 ) -> None:
-    """From the first request to the quote after the first boot, with a certificate of the site in between."""
+    """From the first request to the quote after the first boot; with a certificate of the site, and by its key, in
+    between."""
     server.put("hosts/one", expectation(admit="serial", ek_sha256=None, ek_certificate=True))
     machine.advance("installing")
     request = machine.request()
     assert machine.own("PUT", "/requests/hosts", content=request, headers=PEM).status_code == 202
     answer = server.admin.put("/admin/v1/certificates/one/hosts", content=sign(request), headers=CHAIN)
     assert answer.status_code == 204, answer.text
-    assert machine.own("GET", "/certificates/hosts").text.startswith("-----BEGIN CERTIFICATE-----")
+    assert machine.fetch().text.startswith("-----BEGIN CERTIFICATE-----")
+    # What somebody says who has the token, and the certificate, and not its key.
+    assert machine.escrow().status_code == 403
+    (tmp_path / "identity.pem").write_bytes(machine.identity())
+    port.identity = tmp_path / "identity.pem"
     assert machine.escrow().status_code == 200
     assert machine.written().status_code == 204
+    port.identity = None
+    assert machine.report("failed").status_code == 403
     tpms["one"].boot(INSTALLED)
     assert machine.attest().status_code == 200
     (seen,) = server.admin.get("/admin/v1/machines/one").json()["enrolments"]
     assert seen["state"] == "installed"
     log = server.admin.get("/admin/v1/audit").json()
     assert log["intact"]
+    refused = [each["detail"] for each in log["records"] if each["action"] == "wrong certificate"]
+    assert refused == [{"reason": "none was shown"}] * 2
     # nginx passed on who asked.
     actors = {each["actor"] for each in log["records"] if each["action"] in ("proven", "installed")}
     assert actors == {f"machine {boot.address}"}
+
+
+class Reaching(Wire):
+    """The installer's way to the server, whose name no DNS knows here."""
+
+    def _connection(self) -> HTTPSConnection:
+        connection = super()._connection()
+        connection._create_connection = lambda _name, *more: socket.create_connection((ADDRESS, 443), *more)  # type: ignore[attr-defined]
+        return connection
+
+
+def test_installer_shows_its_certificate_once_it_has_one(
+    server: ProvisioningServer, port: Port, boot: dhcp.Answer, both: Ends, tpms: dict[str, Tpm], tmp_path: Path
+) -> None:
+    """Its own code, and a key that it made, up to the last report before the machine restarts."""
+    server.put("hosts/one", expectation(admit="serial", ek_sha256=None, ek_certificate=True, reinstall=True))
+    tpms["one"].boot(INSTALLER)
+    wire, token_alone = (Reaching(f"https://{NAME}", server.authority, sleep=lambda _pause: None) for __ in range(2))
+    enrolment, thief = Enrolment(wire, print), Enrolment(token_alone, print)
+
+    def site_signs(_pause: float) -> None:
+        for each in server.admin.get("/admin/v1/requests").json():
+            path = f"/admin/v1/certificates/{each['host']}/{each['name']}"
+            assert server.admin.put(path, content=sign(each["request"]), headers=CHAIN).is_success
+
+    wire.sleep = site_signs
+    installer = Provisioning.__new__(Provisioning)
+    values = {"_wire": wire, "_enrolment": enrolment, "_keys": tmp_path / "keys", "_chains": {}}
+
+    def install() -> None:
+        enrolment.present(Machine(port).release, {"dmi": {"product_serial": "S1"}}, ByInstaller(both, "one"))
+        assert enrolment.prove() == PROVEN
+        for name, value in {**values, "_wanted": enrolment.installation()}.items():
+            setattr(installer, name, value)
+        enrolment.report("download", 5, "fetching", {})
+        installer._request_certificates()
+        header = {"tokens": TOKENS, "key_slots": ["1", "2"]}
+        installer.escrow({"recovery_key": age_file(), **header})
+        thief.id, thief.token = enrolment.id, enrolment.token
+        with pytest.raises(FleetError, match="refuses this machine"):
+            thief.report("failed", 0, "never mind", {})
+        evidence = {"receipt": installer._receipt, "manifest_sha256": MANIFEST, **header}
+        enrolment.report("written", 100, "done", evidence)
+
+    within(port.namespace, install)
+    enrolments = server.admin.get("/admin/v1/machines/one").json()["enrolments"]
+    assert {each["id"]: each["state"] for each in enrolments}[enrolment.id] == "written"
 
 
 def test_other_tpm_with_the_serial_number_of_the_host_is_refused(machine: Machine, tpms: dict[str, Tpm]) -> None:

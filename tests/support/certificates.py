@@ -77,14 +77,18 @@ class Authority(Certificate):
         authority: bool = False,
         also: Sequence[str] = (),
         valid: tuple[datetime.datetime, datetime.datetime] = (NOW - DAY, NOW + 30 * DAY),
+        usage: x509.ExtendedKeyUsage | None = None,
     ) -> Certificate:
         """A certificate for a host.
 
         :param also: identities beside the first.
+        :param usage: what it is for; anything, unless said.
         """
         key = key or ec_key()
         extensions: list[Extension] = _authority() if authority else [(x509.BasicConstraints(False, None), True)]
         extensions.append((x509.SubjectAlternativeName([x509.DNSName(name) for name in (identity, *also)]), False))
+        if usage is not None:
+            extensions.append((usage, False))
         issuer = self.certificate.subject
         return Certificate(_sign(_name(identity), key, issuer, self.key, digest, extensions, valid), key)
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -211,10 +212,13 @@ class Machine:
     token: str = ""
     credential: bytes = b""
     key: ec.EllipticCurvePrivateKey | None = None
+    certificate: str = ""  # shown from then on
     receipt: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, **keywords: Any) -> Any:
         headers = {"X-Real-IP": self.address, **keywords.pop("headers", {})}
+        if self.certificate:  # as the web server says; to a real one it is nobody's word
+            headers.setdefault("X-Client-Certificate", quote(self.certificate))
         if self.token:
             headers.setdefault("Authorization", f"Bearer {self.token}")
         return self.client.request(method, path, headers=headers, **keywords)
@@ -234,7 +238,7 @@ class Machine:
         }
 
     def apply(self) -> Any:
-        self.token = ""
+        self.token = self.certificate = ""
         answer = self.ask("POST", "/v1/enrolments", json=self.application())
         if answer.status_code == 201:
             self.id, self.token = answer.json()["id"], answer.json()["token"]
@@ -279,6 +283,19 @@ class Machine:
             builder = builder.add_extension(extension, critical=False)
         signed = builder.sign(self.key, changes.get("digest", hashes.SHA256()))
         return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    def fetch(self, name: str = "hosts") -> Any:
+        """Fetch a certificate, and show the first one from then on."""
+        answer = self.own("GET", f"/certificates/{name}")
+        if answer.status_code == 200 and not self.certificate:
+            self.certificate = first(answer.text)
+        return answer
+
+    def identity(self) -> bytes:
+        """Certificate and key, as a client of TLS reads them."""
+        assert self.key is not None
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return self.certificate.encode() + self.key.private_bytes(*form)
 
     def written(self, **changes: Any) -> Any:
         tokens = TOKENS if self.tpm else TOKENS[:1]
@@ -330,6 +347,11 @@ class Machine:
         return self
 
 
+def first(chain: str) -> str:
+    """The first certificate of a chain (PEM)."""
+    return x509.load_pem_x509_certificates(chain.encode())[0].public_bytes(serialization.Encoding.PEM).decode()
+
+
 def sign(request: str, names: Sequence[str] | None = None, key: Any = None) -> str:
     """The certificate that a request asks for."""
     asked = x509.load_pem_x509_csr(request.encode())
@@ -344,5 +366,6 @@ def sign(request: str, names: Sequence[str] | None = None, key: Any = None) -> s
         .not_valid_before(moment)
         .not_valid_after(moment + timedelta(days=30))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names or ["one.example"]]), False)
+        .add_extension(asked.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value, False)
     )
     return builder.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()

@@ -359,12 +359,12 @@ class InstalledMachine(threading.Thread):
         self.configuration = (self.site.root / "configurations" / told["url"].rpartition("/")[2]).read_bytes()
         assert hashlib.sha256(self.configuration).hexdigest() == told["sha256"]
         recipients = self.installation["escrow"]["recipients"]
+        for wanted in self.installation["certificates"]:
+            self._certify(wanted)
         body = machine.escrow_body(recipients=recipients, recovery_key=self.recovery_key)
         if self.shared is not None:
             body["shared"] = self.shared
         assert machine.escrow(body).status_code == 200
-        for wanted in self.installation["certificates"]:
-            self._certify(wanted)
         if self.until == "escrowed":
             return
         assert machine.written(manifest_sha256=machine.release["manifest_sha256"]).status_code == 204
@@ -374,13 +374,12 @@ class InstalledMachine(threading.Thread):
         assert machine.attest().status_code == 200
 
     def _certify(self, wanted: Mapping[str, Any]) -> None:
-        path = f"/certificates/{wanted['name']}"
         request = self.machine.request(subject=wanted["subject"], dns=wanted["dns"], usages=wanted["usages"])
         headers = {"Content-Type": "application/x-pem-file"}
         sent = self.machine.own("PUT", f"/requests/{wanted['name']}", content=request, headers=headers)
         assert sent.status_code == 202, sent.text
-        self._wait(lambda: self.machine.own("GET", path).status_code == 200)
-        self.chain = self.machine.own("GET", path).content
+        self._wait(lambda: self.machine.fetch(wanted["name"]).status_code == 200)
+        self.chain = self.machine.fetch(wanted["name"]).content
 
     def wait_for_signature(self) -> None:
         """Until it has asked for a certificate, and nobody has signed it yet."""

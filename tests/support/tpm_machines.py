@@ -73,6 +73,16 @@ class Tpm:
         return {"quote": text(made.attest), "signature": text(made.signature), "pcrs": shown}
 
 
+class ByInstaller:
+    """The TPM as the installer has it: its methods, in the SDK."""
+
+    def __init__(self, both: Ends, name: str) -> None:
+        self._both, self._name = both, name
+
+    def __getattr__(self, method: str) -> Any:
+        return lambda *arguments: self._both.machine(self._name, method, *arguments)
+
+
 @dataclass
 class Judge:
     """The service's own verifier, in the SDK, where its libraries are."""

@@ -85,6 +85,19 @@ def make(directory: Path, wanted: Mapping[str, Any]) -> bytes:
     return run([*command, *(word for each in extensions for word in ("-addext", each))]).stdout_bytes
 
 
+def shown(directory: Path, name: str, chain: bytes) -> tuple[Path, Path]:
+    """A certificate and its key, as files that a client of TLS reads, while the key waits.
+
+    :param directory: that of :func:`make`.
+    :param chain: as for :func:`place`. The certificates above it are left out: of a chain the server's OpenSSL finds
+        that it is for IPsec, and nginx refuses it (X509_V_ERR_INVALID_PURPOSE).
+    :raises FleetError: there is no certificate.
+    """
+    certificate = directory / f"{name}.pem"
+    certificate.write_bytes(_certificates(name, chain)[0][0] + b"\n")
+    return certificate, _waiting(directory, name)
+
+
 def remove(state: Path, core: Path) -> None:
     """Remove the keys and certificates of a machine that gets others: they were another's."""
     places = Places(state, core)
@@ -104,9 +117,7 @@ def place(directory: Path, name: str, chain: bytes, state: Path, core: Path) -> 
     :raises FleetError: the certificate is for another key, or the core has no such account.
     """
     place, waiting = _place(name), _waiting(directory, name)
-    found = list(_PEM.finditer(chain))
-    if not found:
-        raise FleetError("the site gave no certificate", where=f"certificate {name}")
+    found = _certificates(name, chain)
     own = _public(["openssl", "pkey", "-pubout"], waiting.read_bytes())
     if _public(["openssl", "x509", "-noout", "-pubkey"], found[0][0]) != own:
         raise FleetError("the site gave the certificate of another key", where=f"certificate {name}")
@@ -125,6 +136,14 @@ def _place(name: str) -> _Place:
         return _PLACES[name]
     except KeyError:
         raise FleetError("nothing on this machine uses such a certificate", where=f"certificate {name}") from None
+
+
+def _certificates(name: str, chain: bytes) -> list[re.Match[bytes]]:
+    """Those of the chain: each PEM, and its base64."""
+    found = list(_PEM.finditer(chain))
+    if not found:
+        raise FleetError("the site gave no certificate", where=f"certificate {name}")
+    return found
 
 
 def _waiting(directory: Path, name: str) -> Path:

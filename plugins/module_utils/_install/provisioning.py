@@ -127,6 +127,7 @@ class Provisioning:
         self._wire = Wire(server.url, server.authority)
         self._enrolment = Enrolment(self._wire, say)
         self._wanted: Mapping[str, Any] = {}
+        self._chains: dict[str, bytes] = {}  # certificates of the host, with those above them
         self._receipt = self._place = ""
         self._tpm: Tpm | None = None
         self._kept = False  # whether the state volume was there before
@@ -171,7 +172,11 @@ class Provisioning:
         self._enrolment.report(step.replace(" ", "_"), STEPS[step], step, {})
 
     def escrow(self, sealing: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give the recovery key away; the evidence is the receipt."""
+        """Give the recovery key away; the evidence is the receipt.
+
+        The host's certificates come before it: from the first on, the service takes nothing from who lacks its key.
+        """
+        self._fetch_certificates()
         receipt = self._enrolment.escrow(sealing, self._wanted["escrow"]["recipients"])
         self._receipt = receipt["sha256"]
         return {"receipt": receipt}
@@ -198,8 +203,8 @@ class Provisioning:
             first_boot.remove(state, core)
         evidence["certificates"] = []
         for wanted in self._wanted["certificates"]:
-            chain = self._enrolment.certificate(wanted["name"])
-            evidence["certificates"].append(certificates.place(self._keys, wanted["name"], chain, state, core))
+            name = wanted["name"]
+            evidence["certificates"].append(certificates.place(self._keys, name, self._chains[name], state, core))
         first_boot.prepare(
             state,
             core,
@@ -216,6 +221,13 @@ class Provisioning:
         self._keys.mkdir(mode=0o700)
         for wanted in self._wanted["certificates"]:
             self._enrolment.request(wanted["name"], certificates.make(self._keys, wanted))
+
+    def _fetch_certificates(self) -> None:
+        for wanted in self._wanted["certificates"]:
+            name = wanted["name"]
+            self._chains[name] = self._enrolment.certificate(name)
+            if len(self._chains) == 1:
+                self._wire.identify(*certificates.shown(self._keys, name, self._chains[name]))
 
     def _install(self, release: Path, applied: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
         wanted = self._take(self._enrolment.installation(), applied, manifest)

@@ -73,6 +73,17 @@ class Wire:
         except (OSError, ssl.SSLError) as exc:
             raise FleetError(f"no certificate of an authority: {exc}", where=str(authority)) from exc
 
+    def identify(self, certificate: Path, key: Path) -> None:
+        """Show a certificate, and prove to have its key, in all connections from now on.
+
+        :param certificate: PEM, without those above it. It and the key are read now, and not again.
+        :raises FleetError: they do not belong together.
+        """
+        try:
+            self._context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as exc:
+            raise FleetError(f"cannot be shown to the server: {exc}", where=str(certificate)) from exc
+
     def ask(
         self, method: str, path: str, body: bytes | None = None, *, kind: str = JSON, token: str | None = None
     ) -> Answer:

@@ -31,7 +31,7 @@ def test_a_machine_goes_all_the_way(server: Any, machine: Machine) -> None:
     assert (waiting["host"], waiting["name"], waiting["request"]) == ("one", "hosts", request)
     chain = sign(request)
     assert server.admin.put("/admin/v1/certificates/one/hosts", content=chain, headers=CHAIN).status_code == 204
-    answer = machine.own("GET", "/certificates/hosts")
+    answer = machine.fetch()
     assert (answer.status_code, answer.text) == (200, chain)
     assert machine.escrow().status_code == 200
     assert machine.written().status_code == 204

@@ -21,7 +21,7 @@ from vauban_enrolment.lookup import expectation_of, find_host, known, other_rele
 from vauban_enrolment.orders import KINDS
 from vauban_enrolment.problems import Problem, refused, wrong_order
 from vauban_enrolment.proving import accept
-from vauban_enrolment.service import Caller, Service, WrongToken
+from vauban_enrolment.service import Caller, Service, WrongCertificate, WrongToken
 from vauban_enrolment.states import Event, State, WrongOrder
 from vauban_enrolment.storage import Enrolment, Host
 
@@ -143,10 +143,10 @@ def status(service: Service, caller: Caller) -> Status:
         enrolment = session.get(Enrolment, caller.id)
         resting = enrolment is not None and enrolment.state != State.CHALLENGED
         if resting and enrolment is not None and service.clock() - enrolment.seen < _NOTICED:
-            with suppress(WrongToken):  # the other branch logs it
-                service.authenticate(session, caller)
+            with suppress(WrongToken, WrongCertificate):  # the other branch logs it
+                service.authenticate(session, caller, states.LEFT_BY_INSTALLER)
                 return Status(id=enrolment.id, state=enrolment.state, host=_own_host(enrolment))
-    with service.acting(caller) as case:
+    with service.acting(caller, states.LEFT_BY_INSTALLER) as case:
         challenge = _challenge(service, case) if case.state is State.CHALLENGED else None
         return Status(id=case.enrolment.id, state=case.state, host=_own_host(case.enrolment), challenge=challenge)
 

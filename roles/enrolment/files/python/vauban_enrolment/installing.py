@@ -12,7 +12,7 @@ import secrets
 from sqlalchemy import select
 
 from ansible_collections.vauban.fleet.plugins.module_utils._site import certificate_request
-from vauban_enrolment import audit, backing_up, escrow, repairing, wiping
+from vauban_enrolment import audit, backing_up, client_certificate, escrow, repairing, states, wiping
 from vauban_enrolment.case import Case
 from vauban_enrolment.documents import (
     EscrowIn,
@@ -118,15 +118,18 @@ def request_certificate(service: Service, caller: Caller, name: str, pem: str) -
 
 
 def certificate(service: Service, caller: Caller, name: str) -> str | None:
-    """The chain, or nothing yet.
+    """The chain, or nothing yet. From then on the machine has to show what it was given; not here, since the answer may
+    be lost, and is public.
 
     :raises Problem: 404 it was not requested.
     """
-    with service.acting(caller) as case:
+    with service.acting(caller, states.ACTING) as case:
         case.require(Action.READ_CERTIFICATE)
         kept = case.session.get(CertificateRequest, (case.enrolment.id, name))
         if kept is None:
             raise missing()
+        if kept.certificate is not None:
+            client_certificate.give(case, name, kept.certificate)
         return kept.certificate
 
 

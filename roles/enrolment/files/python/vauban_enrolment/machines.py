@@ -12,7 +12,17 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import PlainTextResponse
 
-from vauban_enrolment import admission, backing_up, installing, proving, repairing, transfers, unlocking, wiping
+from vauban_enrolment import (
+    admission,
+    backing_up,
+    client_certificate,
+    installing,
+    proving,
+    repairing,
+    transfers,
+    unlocking,
+    wiping,
+)
 from vauban_enrolment.documents import (
     ID_PATTERN,
     NAME_PATTERN,
@@ -63,7 +73,7 @@ def caller(
     """Who asks."""
     if bearer is None:
         raise unauthorised()
-    return Caller(id, bearer.credentials, address_of(request.scope))
+    return Caller(id, bearer.credentials, address_of(request.scope), client_certificate.shown(request.scope))
 
 
 async def raw_body(request: Request) -> bytes:
@@ -82,7 +92,7 @@ def present(service: Asked, request: Request, application: Application) -> Accep
     return admission.present(service, application, address_of(request.scope))
 
 
-@router.get("/enrolments/{id}", responses=documented(401, 404))
+@router.get("/enrolments/{id}", responses=documented(401, 403, 404))
 def read_status(service: Asked, by: By) -> Status:
     """Where the enrolment is. A machine in quarantine asks every ten seconds."""
     return admission.status(service, by)
@@ -94,19 +104,19 @@ def prove(service: Asked, by: By, proof: Proof) -> StateOnly:
     return StateOnly(state=proving.prove(service, by, proof))
 
 
-@router.get("/enrolments/{id}/installation", responses=documented(401, 404, 409))
+@router.get("/enrolments/{id}/installation", responses=documented(401, 403, 404, 409))
 def read_installation(service: Asked, by: By) -> Installation:
     """What the host is to become; for machines that have proven themselves."""
     return installing.hand_out(service, by)
 
 
-@router.get("/enrolments/{id}/keeping", responses=documented(401, 404, 409))
+@router.get("/enrolments/{id}/keeping", responses=documented(401, 403, 404, 409))
 def read_keeping(service: Asked, by: By) -> Installation:
     """What the host is to stay; for machines that have proven themselves, with another board or TPM than before."""
     return installing.hand_out(service, by, Action.READ_KEEPING)
 
 
-@router.put("/enrolments/{id}/unlock", status_code=202, responses=documented(401, 404, 409))
+@router.put("/enrolments/{id}/unlock", status_code=202, responses=documented(401, 403, 404, 409))
 def ask_to_unlock(service: Asked, by: By, unlock: UnlockIn) -> Response:
     """Ask for the recovery key of the disk."""
     unlocking.ask(service, by, unlock)
@@ -116,26 +126,26 @@ def ask_to_unlock(service: Asked, by: By, unlock: UnlockIn) -> Response:
 @router.get(
     "/enrolments/{id}/unlock",
     response_model=UnlockOut,
-    responses={202: {"description": "Not yet"}, **documented(401, 404, 409)},
+    responses={202: {"description": "Not yet"}, **documented(401, 403, 404, 409)},
 )
 def read_unlock(service: Asked, by: By) -> UnlockOut | Response:
     """Fetch the recovery key that was asked for."""
     return unlocking.read(service, by) or Response(status_code=202)
 
 
-@router.get("/enrolments/{id}/repair", responses=documented(401, 404, 409))
+@router.get("/enrolments/{id}/repair", responses=documented(401, 403, 404, 409))
 def read_repair(service: Asked, by: By) -> RepairOut:
     """Which disk is to be repaired, and how; for machines that are a host, and have proven it."""
     return repairing.hand_out(service, by)
 
 
-@router.get("/enrolments/{id}/backup", responses=documented(401, 404, 409))
+@router.get("/enrolments/{id}/backup", responses=documented(401, 403, 404, 409))
 def read_backup(service: Asked, by: By) -> BackupOut:
     """Which disk is to be backed up, and to whom; for machines that are a host, and have proven it."""
     return backing_up.hand_out(service, by)
 
 
-@router.put("/backups/{id}/{offset}", status_code=204, responses=documented(401, 404, 409))
+@router.put("/backups/{id}/{offset}", status_code=204, responses=documented(401, 403, 404, 409))
 def send_backup(
     service: Asked,
     by: By,
@@ -147,25 +157,25 @@ def send_backup(
     return Response(status_code=204)
 
 
-@router.put("/enrolments/{id}/backup", responses=documented(401, 404, 409))
+@router.put("/enrolments/{id}/backup", responses=documented(401, 403, 404, 409))
 def keep_backup(service: Asked, by: By, sent: BackupSent) -> BackupReceiptOut:
     """Say that it was the last piece. It is kept if what came is what was sent; the same gets the same receipt."""
     return BackupReceiptOut(receipt=backing_up.keep(service, by, sent))
 
 
-@router.get("/enrolments/{id}/wipe", responses=documented(401, 404, 409))
+@router.get("/enrolments/{id}/wipe", responses=documented(401, 403, 404, 409))
 def read_wipe(service: Asked, by: By) -> WipeOut:
     """Which disk is to be erased; for machines that were a host, and have proven it."""
     return wiping.hand_out(service, by)
 
 
-@router.put("/enrolments/{id}/escrow", responses=documented(401, 404, 409))
+@router.put("/enrolments/{id}/escrow", responses=documented(401, 403, 404, 409))
 def keep_recovery_key(service: Asked, by: By, escrow: EscrowIn, raw: Annotated[bytes, Depends(raw_body)]) -> ReceiptOut:
     """Give the encrypted recovery key into escrow. The same bytes get the same receipt."""
     return ReceiptOut(receipt=installing.keep(service, by, raw, escrow))
 
 
-@router.put("/enrolments/{id}/requests/{name}", status_code=202, responses=documented(401, 404, 409))
+@router.put("/enrolments/{id}/requests/{name}", status_code=202, responses=documented(401, 403, 404, 409))
 def request_certificate(
     service: Asked, by: By, name: Name, request: Annotated[bytes, Body(media_type=PEM, max_length=_LONGEST_REQUEST)]
 ) -> Response:
@@ -184,7 +194,7 @@ def request_certificate(
     responses={
         200: {"content": {CHAIN: {"schema": {"type": "string"}}}, "description": "The certificate and those above it"},
         202: {"description": "Not yet"},
-        **documented(401, 404, 409),
+        **documented(401, 403, 404, 409),
     },
 )
 def read_certificate(service: Asked, by: By, name: Name) -> Response:
@@ -193,14 +203,14 @@ def read_certificate(service: Asked, by: By, name: Name) -> Response:
     return Response(status_code=202) if chain is None else Response(chain, media_type=CHAIN)
 
 
-@router.post("/enrolments/{id}/reports", status_code=204, responses=documented(401, 404, 409))
+@router.post("/enrolments/{id}/reports", status_code=204, responses=documented(401, 403, 404, 409))
 def report(service: Asked, by: By, report: Report) -> Response:
     """Say how far the installation is."""
     installing.report(service, by, report)
     return Response(status_code=204)
 
 
-@router.get("/enrolments/{id}/nonce", responses=documented(401, 404, 409))
+@router.get("/enrolments/{id}/nonce", responses=documented(401, 403, 404, 409))
 def read_nonce(service: Asked, by: By) -> NonceOut:
     """After the first boot from the disk: what the quote has to sign. Each call makes another."""
     return proving.give_nonce(service, by)

@@ -90,7 +90,7 @@ def accept(case: Case, event: Event, reason: str) -> None:
 
 def give_nonce(service: Service, caller: Caller) -> NonceOut:
     """What the quote of the first boot has to sign; a new one each time, and only the last counts."""
-    with service.acting(caller) as case:
+    with service.acting(caller, states.LEFT_BY_INSTALLER) as case:
         case.require(Action.READ_NONCE)
         enrolment = case.enrolment
         enrolment.nonce = secrets.token_bytes(32)
@@ -105,7 +105,7 @@ def attest(service: Service, caller: Caller, attestation: Attestation) -> State:
 
     :raises Problem: 403 it has not; 409 the nonce is another.
     """
-    with service.acting(caller) as case:
+    with service.acting(caller, states.LEFT_BY_INSTALLER) as case:
         case.require(Event.ATTEST)
         nonce = case.enrolment.nonce
         if nonce is None or case.overdue or not hmac.compare_digest(nonce, attestation.nonce):

@@ -12,7 +12,7 @@ other side. Each of their functions is one transaction.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,14 +20,14 @@ from datetime import UTC, datetime
 from cryptography import x509
 from sqlalchemy.orm import Session
 
-from vauban_enrolment import audit
+from vauban_enrolment import audit, client_certificate
 from vauban_enrolment.audit import Entry
 from vauban_enrolment.case import Case
 from vauban_enrolment.encoding import sha256
 from vauban_enrolment.judge import Judge
-from vauban_enrolment.problems import unauthorised, wrong_order
+from vauban_enrolment.problems import refused, unauthorised, wrong_order
 from vauban_enrolment.settings import Settings
-from vauban_enrolment.states import WrongOrder
+from vauban_enrolment.states import State, WrongOrder
 from vauban_enrolment.storage import Enrolment, Storage
 from vauban_enrolment.verifier import Verifier
 
@@ -41,13 +41,25 @@ class WrongToken(Exception):
     """Somebody knows the enrolment, and not its token."""
 
 
+class WrongCertificate(Exception):
+    """Somebody has the token, and not the key of a certificate that was handed out."""
+
+    def __init__(self, host: str | None, reason: str) -> None:
+        self.host = host
+        super().__init__(reason)
+
+
 @dataclass(frozen=True)
 class Caller:
-    """Who speaks for an enrolment."""
+    """Who speaks for an enrolment.
+
+    :param certificate: SHA-256 of the certificate that he has shown in TLS, and has the key of.
+    """
 
     id: str
     token: str
     address: str
+    certificate: str | None = None
 
     @property
     def actor(self) -> str:
@@ -73,12 +85,16 @@ class Service:
         return Judge(self.verifier, self.authorities)
 
     @contextmanager
-    def acting(self, caller: Caller) -> Iterator[Case]:
-        """A transaction of a machine that has shown its token. Wrong tokens and wrong order are logged."""
+    def acting(self, caller: Caller, token_alone: Collection[State] = ()) -> Iterator[Case]:
+        """A transaction of a machine that has shown its token, and its certificate once it has one. Wrong tokens, wrong
+        certificates and wrong order are logged.
+
+        :param token_alone: states in which the token is enough.
+        """
         host = None
         try:
             with self.storage.write() as session:
-                enrolment = self.authenticate(session, caller)
+                enrolment = self.authenticate(session, caller, token_alone)
                 host, moment = enrolment.host, self.clock()
                 enrolment.seen = moment
                 yield Case(session, enrolment, caller.actor, moment)
@@ -88,12 +104,17 @@ class Service:
         except WrongToken:
             self._record(Entry(caller.actor, "wrong token", caller.id))
             raise unauthorised() from None
+        except WrongCertificate as exc:
+            self._record(Entry(caller.actor, "wrong certificate", caller.id, exc.host, {"reason": str(exc)}))
+            raise refused() from None
 
-    def authenticate(self, session: Session, caller: Caller) -> Enrolment:
-        """The enrolment that the caller's token is for.
+    def authenticate(self, session: Session, caller: Caller, token_alone: Collection[State] = ()) -> Enrolment:
+        """The enrolment that the caller speaks for.
 
+        :param token_alone: states in which the token is enough.
         :raises Problem: 401 there is no such enrolment.
-        :raises WrongToken: it is not for this one.
+        :raises WrongToken: the token is not for this one.
+        :raises WrongCertificate: a certificate was handed out, and the caller has shown another or none.
         """
         enrolment = session.get(Enrolment, caller.id)
         expected = enrolment.token_sha256 if enrolment else "0" * 64
@@ -103,6 +124,9 @@ class Service:
             raise unauthorised()
         if not right:
             raise WrongToken
+        reason = client_certificate.fault(session, enrolment.id, caller.certificate)
+        if reason is not None and State(enrolment.state) not in token_alone:
+            raise WrongCertificate(enrolment.host, reason)
         return enrolment
 
     def turn_away(self, why: str) -> None:

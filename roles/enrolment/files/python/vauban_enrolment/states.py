@@ -103,6 +103,9 @@ UNPROVEN = (State.QUARANTINED, State.CHALLENGED)
 UNFINISHED = tuple(state for state in State if TRANSITIONS[state])
 # Those whose machine acts as the host: two of them would be two machines with one name.
 ACTING = (State.PROVEN, State.KEEPING, State.INSTALLING, State.ESCROWED, State.WRITTEN)
+# Those in which the installer has said its last. What comes now is the installed machine's, which proves itself by its
+# TPM: its keys are for the programs that use them, and for nobody who asks us.
+LEFT_BY_INSTALLER = (State.WRITTEN, State.INSTALLED, State.REFUSED, State.FAILED)
 # Those whose machine is told what to do with its disk, and nothing else.
 ORDERED = (State.REPAIRING, State.REPAIRED, State.BACKING_UP, State.BACKED_UP, State.WIPING, State.WIPED)
 

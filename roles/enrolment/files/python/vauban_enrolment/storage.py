@@ -229,6 +229,14 @@ class CertificateRequest(Base):
     certificate: Mapped[str | None]
 
 
+class GivenCertificate(Base):
+    """A certificate that a machine has fetched: from then on its key is asked for, and not the token alone."""
+
+    __tablename__ = "given_certificates"
+    enrolment: Mapped[str] = mapped_column(ForeignKey("enrolments.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+
+
 class Counter(Base):
     """Events that are counted and not logged one by one, since strangers make them."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,17 @@ def test_key_and_certificate_are_where_their_service_reads_them(
         "sha256": made.certificate.fingerprint(made.certificate.signature_hash_algorithm).hex(),
     }  # type: ignore[arg-type]
     assert list(directory.iterdir()) == []
+
+
+def test_certificate_is_shown_alone_while_its_key_waits(directory: Path) -> None:
+    """Its authorities are left out, and ``place`` finds everything as it was."""
+    made = signed(certificates.make(directory, HOST))
+    certificate, key = certificates.shown(directory, "hosts", made.pem + ISSUING.pem + ROOT.pem)
+    assert certificate.read_bytes() == made.pem
+    assert mode(key) == 0o600
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key)
+    with pytest.raises(FleetError, match="the site gave no certificate"):
+        certificates.shown(directory, "hosts", b"")
 
 
 def test_certificate_of_another_key_is_refused(directory: Path, state: Path, core: Path) -> None:

@@ -136,6 +136,15 @@ def test_authority_that_is_none(tmp_path: Path) -> None:
         assert caught.value.where == str(tmp_path / "authority.pem")
 
 
+def test_certificate_of_another_key_is_not_shown(stub: Stub, wire: Callable[..., Wire], tmp_path: Path) -> None:
+    asking, made = wire(), SITE.issue("one.example", ec_key(P256))
+    (tmp_path / "own.pem").write_bytes(made.pem)
+    (tmp_path / "own.key").write_bytes(pem(ec_key(P256)))
+    with pytest.raises(FleetError, match="cannot be shown to the server") as caught:
+        asking.identify(tmp_path / "own.pem", tmp_path / "own.key")
+    assert caught.value.where == str(tmp_path / "own.pem")
+
+
 def test_server_that_has_no_time_is_asked_again(stub: Stub, wire: Callable[..., Wire], pauses: list[float]) -> None:
     stub.replies = [(503, {}, {"Retry-After": "60"}), (429, {}, {}), (503, {}, {"Retry-After": "soon"}), PROVEN]
     Enrolment(wire(), print).present(RELEASE, {}, None)

@@ -17,6 +17,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     backing_up,
     boot_files,
+    certificates,
     keeping,
     provisioning,
     repairing,
@@ -157,6 +158,33 @@ def test_what_was_repaired_stands_in_the_line(repair: Callable[..., tuple[str, S
     assert service.reports[-1][2] == (
         "repaired: first copy of the header, file system, core; boot files are placed anew"
     )
+
+
+def test_certificates_come_before_the_recovery_key_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One of them is shown from then on: the first, since the service asks for it as soon as it is fetched."""
+    done: list[str] = []
+
+    class Site:
+        def certificate(self, name: str) -> bytes:
+            done.append(f"fetch {name}")
+            return name.encode()
+
+        def escrow(self, _sealing: Any, _recipients: Any) -> dict[str, str]:
+            done.append("escrow")
+            return {"sha256": "ab"}
+
+        def identify(self, certificate: Path, key: Path) -> None:
+            done.append(f"show {certificate.name} with {key.name}")
+
+    monkeypatch.setattr(certificates, "shown", lambda where, name, _chain: (where / f"{name}.pem", where / "key"))
+    installer, site = Provisioning.__new__(Provisioning), Site()
+    wanted = {"certificates": [{"name": "hosts"}, {"name": "https"}], "escrow": {"recipients": ["age1a"]}}
+    values = {"_wire": site, "_enrolment": site, "_wanted": wanted, "_keys": tmp_path, "_chains": {}}
+    for name, value in values.items():
+        setattr(installer, name, value)
+    assert installer.escrow({}) == {"receipt": {"sha256": "ab"}}
+    assert done == ["fetch hosts", "show hosts.pem with key", "fetch https", "escrow"]
+    assert installer._chains == {"hosts": b"hosts", "https": b"https"}
 
 
 class BackupService(Service):
