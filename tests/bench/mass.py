@@ -25,6 +25,7 @@ from pathlib import Path
 from build import ROOT
 
 sys.path.insert(0, str(ROOT / "build/collections"))
+sys.path.insert(0, str(ROOT / "roles/enrolment/files/python"))
 sys.path.insert(0, str(ROOT / "tests/support"))
 
 from bare import FAILED, Bare, bare_machine, expect, state
