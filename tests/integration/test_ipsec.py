@@ -13,10 +13,13 @@ import re
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import newer
 import pytest
 import rendering
 import yaml
@@ -26,13 +29,22 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from ipsec import Daemon, wait_for
 from lab import SHARED, Lab, lab
+from playing import play_in_tree
+from sdk import SDK
+
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, remove_tree
 
 CLIENT, GATEWAY = "client.example", "gateway.example"
 CLIENT_ADDRESS, GATEWAY_ADDRESS = "192.0.2.1", "192.0.2.2"
 INSIDE, BEYOND = "10.0.0.1", "10.1.0.1"
+# What swanctl says of an association with ML-KEM-768 as additional key exchange.
+TWICE = "KE1_ML_KEM_768"
+# Where the root tree with a newer strongSwan appears to the programs.
+NEWER = "/run/newer"
 CONSTANTS = yaml.safe_load((rendering.ROLES / "strongswan/vars/main.yml").read_text())
 DR = CONSTANTS["__strongswan_profiles"]["dr"]
-REFUSES = pytest.mark.parametrize("refusing", ["client", "gateway"])
+ENDS = ("client", "gateway")
+REFUSES = pytest.mark.parametrize("refusing", ENDS)
 Change = Callable[[str], str]
 
 
@@ -60,11 +72,14 @@ def accepting_anything(text: str, signs: str = "pubkey") -> str:
 
 
 class Pair:
-    """A client and a gateway."""
+    """A client and a gateway.
 
-    def __init__(self, made: Lab) -> None:
+    :param newer_ends: those that run programs of :data:`NEWER` in place of the SDK's.
+    """
+
+    def __init__(self, made: Lab, newer_ends: Collection[str] = ()) -> None:
         self.lab = made
-        self.daemons = {"client": Daemon(made, "client"), "gateway": Daemon(made, "gateway")}
+        self.daemons = {end: Daemon(made, end, root=NEWER if end in newer_ends else None) for end in ENDS}
         self.client, self.gateway = self.daemons.values()
         self.root = Authority.root("Root")
         self.own = {"client": self.root.issue(CLIENT), "gateway": self.root.issue(GATEWAY)}
@@ -124,16 +139,22 @@ class Pair:
         assert "INSTALLED" not in self.daemons[refusing].associations()
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with lab(tmp_path_factory.mktemp("ipsec") / "shared") as made:
+@contextmanager
+def started(directory: Path, *, newer_ends: Collection[str] = (), tree: Path | None = None) -> Iterator[Pair]:
+    """A client and a gateway that are connected by a cable.
+
+    :param tree: what lies at :data:`NEWER`.
+    """
+    with lab(directory, binds=[Bind(tree, NEWER)] if tree else []) as made:
         made.add_tun_device()
-        for name in ("client", "gateway"):
+        if tree:
+            made.add_root(NEWER)
+        for name in ENDS:
             made.add_namespace(name, ipv6=False)
         made.add_link(("client", "eth0"), ("gateway", "eth0"))
         made.add_address("client", "eth0", f"{CLIENT_ADDRESS}/24")
         made.add_address("gateway", "eth0", f"{GATEWAY_ADDRESS}/24")
-        pair = Pair(made)
+        pair = Pair(made, newer_ends)
         try:
             for end, daemon in pair.daemons.items():
                 daemon.start()
@@ -142,6 +163,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         finally:
             for daemon in pair.daemons.values():
                 daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with started(tmp_path_factory.mktemp("ipsec") / "shared") as made:
+        yield made
 
 
 @pytest.fixture
@@ -601,20 +628,97 @@ def test_peer_that_comes_again_replaces_itself(pair: Pair) -> None:
     assert pair.carries()
 
 
-@REFUSES
-def test_modern_profile_falls_back_for_a_peer_that_has_only_the_other(pair: Pair, refusing: str) -> None:
-    pair.configure(refusing, connection={"profile": "modern"})
-    done = pair.connect()
-    assert done.returncode == 0, done.stdout
-    assert "AES_GCM_16-256/PRF_HMAC_SHA2_256/ECP_256_BP" in pair.client.associations()
-
-
-def test_modern_profile_exchanges_keys_twice(pair: Pair) -> None:
-    if "ML_KEM_768" not in pair.client.swanctl("--list-algs").stdout:
-        pytest.skip("the SDK's strongSwan has no ML-KEM: it came with 6.0.2")
+def test_modern_profile_is_the_other_where_no_end_has_ml_kem(pair: Pair) -> None:
+    """As on Debian 13."""
     for end in pair.daemons:
         pair.configure(end, connection={"profile": "modern"})
+    assert_no_ml_kem(pair)
+
+
+def assert_no_ml_kem(pair: Pair) -> None:
+    """A tunnel comes up as with profile dr, and carries packets."""
     done = pair.connect()
     assert done.returncode == 0, done.stdout
-    assert pair.client.associations().count("KE1_ML_KEM_768") == 2
+    for daemon in pair.daemons.values():
+        found = daemon.associations()
+        assert "AES_GCM_16-256/PRF_HMAC_SHA2_256/ECP_256_BP" in found
+        assert "ML_KEM" not in found
     assert pair.carries()
+
+
+@pytest.fixture(scope="module")
+def newer_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    tree = tmp_path_factory.mktemp("newer") / "root"
+    yield newer.unpack(tree)
+    remove_tree(tree)
+
+
+NewerPair = Callable[..., Pair]
+
+
+@pytest.fixture
+def newer_pair(newer_tree: Path, tmp_path: Path) -> Iterator[NewerPair]:
+    """A pair of which these ends have ML-KEM; each end takes the profile that is given for it."""
+    with ExitStack() as stack:
+
+        def start(*ends: str, **profiles: str) -> Pair:
+            made = stack.enter_context(started(tmp_path / "shared", newer_ends=ends, tree=newer_tree))
+            for end, profile in profiles.items():
+                has = "ML_KEM_768" in made.daemons[end].swanctl("--list-algs").stdout
+                assert has is (end in ends), f"{end}: FLEET_NEWER_DEBIAN={newer.CODENAME} is the wrong release"
+                made.configure(end, connection={"profile": profile})
+            return made
+
+        yield start
+
+
+def test_modern_profile_exchanges_keys_twice(newer_pair: NewerPair) -> None:
+    """For the connection and for the child, in new keys of both, too."""
+    pair = newer_pair("client", "gateway", client="modern", gateway="modern")
+    done = pair.connect()
+    assert done.returncode == 0, done.stdout
+    assert pair.carries()
+    before: dict[Daemon, list[str]] = {daemon: [] for daemon in pair.daemons.values()}
+    for what in ((), ("--rekey", "--child", "admin"), ("--rekey", "--ike", "office")):
+        if what:
+            pair.client.swanctl(*what)
+        for daemon, keys in before.items():
+            wait_for(partial(_made_twice, daemon, keys), "an association without ML-KEM-768, or no new one")
+        before = {daemon: _made(daemon) for daemon in before}
+        wait_for(pair.carries, "nothing comes through")
+
+
+def _made(daemon: Daemon) -> list[str]:
+    """The numbers of its associations, each of which has keys of its own."""
+    return re.findall(r"#(\d+)", daemon.associations())
+
+
+def _made_twice(daemon: Daemon, before: list[str]) -> bool:
+    """Whether it has one connection and one child, not those from before, and both come of two exchanges of keys."""
+    found = daemon.associations()
+    return _made(daemon) != before and len(re.findall("ESTABLISHED|INSTALLED", found)) == found.count(TWICE) == 2
+
+
+@REFUSES
+@pytest.mark.parametrize("profile", ["dr", "modern"])
+def test_modern_profile_falls_back(newer_pair: NewerPair, refusing: str, profile: str) -> None:
+    """While a fleet changes, one end has only the other profile, or only the strongSwan of Debian 13."""
+    ends = ENDS if profile == "dr" else [end for end in ENDS if end != refusing]
+    assert_no_ml_kem(newer_pair(*ends, **{**dict.fromkeys(ENDS, "modern"), refusing: profile}))
+
+
+def test_role_offers_ml_kem_to_peers_where_the_daemon_has_it(base: Path, tmp_path: Path) -> None:
+    """A tree that says to have a newer strongSwan, and then says no more."""
+    layer = tmp_path / "layer"
+    status = layer / "upper/var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    known = (base / "var/lib/dpkg/status").read_text("utf-8")
+    newer_one = re.sub(r"(?m)(^Package: charon-systemd\n(?:.+\n)*?Version: )\S+", r"\g<1>6.0.2-1", known)
+    place = "etc/swanctl/conf.d/10-ml_kem.conf"
+    for text, expected in ((newer_one, rendering.render("strongswan", tree="ml_kem")[place]), (known, None)):
+        status.write_text(text)
+        play = {"roles": ["vauban.fleet.strongswan"]}
+        done = play_in_tree(tmp_path, SDK, base, play, layer=layer)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = layer / "upper" / place
+        assert (found.read_text() if found.is_file() else None) == expected

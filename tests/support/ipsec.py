@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import rendering
+from ansible.module_utils.compat.version import LooseVersion
 from certificates import Certificate, pem
 from lab import SHARED, Lab
 
@@ -60,13 +61,19 @@ class Daemon:
 
     :param role: ``client`` or ``gateway``; unless given, the namespace is named so.
     :param settings: of the daemon, beside or in place of those of the role.
+    :param root: the root tree whose programs it runs, if not those of the SDK.
     """
 
-    def __init__(self, lab: Lab, namespace: str, *, role: str | None = None, settings: str = "") -> None:
+    def __init__(
+        self, lab: Lab, namespace: str, *, role: str | None = None, settings: str = "", root: str | None = None
+    ) -> None:
         self.lab = lab
         self.namespace = namespace
         self._role = role or namespace
         self._settings = settings
+        self._root = ["chroot", root] if root else []
+        # The directories of templates that the role lays down for this daemon.
+        self._trees = ["root"]
         self.place = f"{SHARED}/{namespace}"
         self.directory = lab.directory / namespace
         self._etc = self.directory / "etc"
@@ -88,6 +95,9 @@ class Daemon:
         (self._etc / "strongswan.conf").write_text(settings + overrides)
         self.directory.chmod(0o777)
         self._launch()
+        version = re.findall(r"strongSwan ([0-9.]+)", self.swanctl("--version", "--daemon").stdout)[0]
+        if LooseVersion(version) >= LooseVersion(rendering.constants("strongswan")["__strongswan_ml_kem_since"]):
+            self._trees.append("ml_kem")
 
     def restart(self) -> None:
         """Kill it, as a power cut would, and start it anew."""
@@ -99,7 +109,8 @@ class Daemon:
             (self.directory / name).unlink(missing_ok=True)
         self._read = 0
         script = f'echo $$ > {self.place}/pid; exec "$@"'
-        argv = self.lab.argv(["sh", "-euc", script, "sh", *_UNPRIVILEGED, "charon-systemd"], self.namespace)
+        words = ["sh", "-euc", script, "sh", *self._root, *_UNPRIVILEGED, "charon-systemd"]
+        argv = self.lab.argv(words, self.namespace)
         environment = {"PATH": "/usr/sbin:/usr/bin", **self._environment}
         self._process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for((self.directory / "vici").exists, "the daemon does not answer")
@@ -167,7 +178,8 @@ class Daemon:
 
     def swanctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Ask the daemon."""
-        return self.lab.run("swanctl", *arguments, namespace=self.namespace, env=self._environment, check=check)
+        words = [*self._root, "swanctl", *arguments]
+        return self.lab.run(*words, namespace=self.namespace, env=self._environment, check=check)
 
     def initiate(self, connection: str, child: str) -> subprocess.CompletedProcess[str]:
         """Ask it to begin."""
@@ -196,8 +208,10 @@ class Daemon:
         wait_for(none, "an association stays")
 
     def _write(self, connections: list[dict[str, Any]], change: Callable[[str], str], **constants: Any) -> None:
-        for path, content in rendering.render("strongswan", strongswan_connections=connections, **constants).items():
-            (self.directory / path).write_text(change(content))
+        for tree in self._trees:
+            found = rendering.render("strongswan", tree=tree, strongswan_connections=connections, **constants)
+            for path, content in found.items():
+                (self.directory / path).write_text(change(content))
 
     def _put(self, name: str, content: bytes) -> None:
         path = self._etc / "swanctl" / name

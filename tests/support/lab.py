@@ -97,6 +97,11 @@ class Lab:
         script = "mkdir /dev/net; mount -t tmpfs -o mode=0755 tmpfs /dev/net; mknod -m 0666 /dev/net/tun c 10 200"
         self.run("sh", "-euc", script)
 
+    def add_root(self, place: str) -> None:
+        """Let the programs of another root tree, which is shown there, find what those of the SDK find."""
+        script = 'mount -t tmpfs tmpfs "$1/run"; mkdir "$1$2"; for d in /dev /proc "$2"; do mount --rbind $d $1$d; done'
+        self.run("sh", "-euc", script, "sh", place, SHARED)
+
     def add_users(self, users: Mapping[str, int]) -> None:
         """Let programs know users by name. The files that name them are the SDK's, shown read-only."""
         lines = "".join(f"{name}:x:{number}:{number}::/:/usr/sbin/nologin\n" for name, number in users.items())
@@ -142,8 +147,11 @@ def within(namespace: Path, action: Callable[[], T], *, user: int = 0) -> T:
 
 
 @contextmanager
-def lab(directory: Path) -> Iterator[Lab]:
-    """Start the sandbox. Skips where that is impossible, and says why."""
+def lab(directory: Path, *, binds: Sequence[Bind] = ()) -> Iterator[Lab]:
+    """Start the sandbox. Skips where that is impossible, and says why.
+
+    :param binds: what is shown to the programs besides.
+    """
     if os.geteuid() != 0:
         pytest.skip("makes network namespaces: run as root")
     if not SDK.exists():
@@ -154,9 +162,9 @@ def lab(directory: Path) -> Iterator[Lab]:
     directory.chmod(0o755)
     scratch = directory.parent / f"{directory.name}-scratch"
     scratch.mkdir()
-    binds = [Bind(directory, SHARED, writable=True)]
+    shown = [Bind(directory, SHARED, writable=True), *binds]
     ready = "echo ready; exec sleep infinity"
-    argv = Sandbox(SDK.resolve(), scratch).argv(["sh", "-c", ready], binds=binds, privileged=True)
+    argv = Sandbox(SDK.resolve(), scratch).argv(["sh", "-c", ready], binds=shown, privileged=True)
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None

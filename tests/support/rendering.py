@@ -17,12 +17,15 @@ from ansible_collections.vauban.fleet.plugins.plugin_utils._tree import sources
 ROLES = Path(_errors.__file__).parents[2] / "roles"
 
 
-def render(role: str, **variables: Any) -> dict[str, str]:
-    """Contents by path, without the leading slash. Defaults and constants of the role are there without being named."""
-    known = {**defaults(role), **_read(ROLES / role / "vars/main.yml"), **variables}
+def render(role: str, *, tree: str = "root", **variables: Any) -> dict[str, str]:
+    """Contents by path, without the leading slash. Defaults and constants of the role are there without being named.
+
+    :param tree: which of the role's directories of templates.
+    """
+    known = {**defaults(role), **constants(role), **variables}
     jinja = environment()
     rendered = {}
-    for source in sources(ROLES / role / "templates/root"):
+    for source in sources(ROLES / role / "templates" / tree):
         text = source.path.read_text("utf-8")
         for place, item in source.instances(known.__getitem__):
             rendered[place] = jinja.from_string(text).render({**known, "item": item}) if source.template else text
@@ -32,6 +35,11 @@ def render(role: str, **variables: Any) -> dict[str, str]:
 def defaults(role: str) -> dict[str, Any]:
     """The variables of a role that nobody gave a value."""
     return _read(ROLES / role / "defaults/main.yml")
+
+
+def constants(role: str) -> dict[str, Any]:
+    """The variables of a role that nobody is to give a value."""
+    return _read(ROLES / role / "vars/main.yml")
 
 
 def lay_down(role: str, directory: Path, **variables: Any) -> None:
