@@ -40,13 +40,16 @@ export MOLECULE_GLOB := molecule/*/molecule.yml
 
 ##@ Prepare
 
-.PHONY: help host venv dev link collections requirements
+.PHONY: help host host-test venv dev link collections requirements
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { print "\n" substr($$0, 5) } \
 		/^[a-z][a-z0-9-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 host: ## Install the few Debian packages a build needs (asks for root)
 	scripts/host-packages
+
+host-test: ## Install the Debian packages that only tests need, among them a browser (asks for root)
+	scripts/host-packages tests/bindep.txt
 
 venv: $(VENV)/.runtime ## Install Ansible and our libraries into build/venv, every file checked against its hash
 $(VENV)/.runtime: requirements.txt
@@ -128,7 +131,7 @@ testbed-end: dev link ## Switch the machines of the testbed off, and remove them
 .PHONY: unit integration extended e2e molecule molecule-changed bench
 # Cheap stages first; integration tests run the tools of the SDK, which the build makes. Most programs of lint and unit
 # tests use one processor: what + joins runs side by side.
-STAGES = host dev link lint+unit builds integration e2e
+STAGES = host host-test dev link lint+unit builds integration e2e
 test: STAGES += molecule-changed
 test-all: STAGES += extended molecule
 test: ## What every change must pass
