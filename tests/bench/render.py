@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sites of 1 000 and 10 000 hosts rendered and judged, beside Ansible's own tasks over the same hosts.
 
-    tests/bench/render.py [HOSTS ...]
+    tests/bench/render.py [--files N] [HOSTS ...]
 
-Template tasks are measured with one of the about 70 files that a host gets, on 1 000 hosts; ours with all files.
+Template tasks are measured on the smallest of the sites, with N of the almost 90 files that a host gets; ours with
+all. They use the roles' own templates with the same variables, write into directories that are there, and judge
+nothing; what they write must be what we write.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -39,6 +42,49 @@ renderer = render.Renderer(Views(loaded.plan), Path(sys.argv[2]), loaded.plan.au
 output = store.Store(Path(sys.argv[3]))
 trees = {{name: output.write(renderer.tree(name)) for name in loaded.plan.members}}
 output.switch(trees, keep=trees)
+"""
+# The same templates, variables and hosts as a playbook without us would have them: a task for each file, and variables
+# in group_vars and host_vars. Templates that stand for the elements of a list are left out: their task would write
+# several files.
+PLAIN = f"""
+import json, sys
+from pathlib import Path
+import yaml
+from {PACKAGE} import load, render
+from {PACKAGE}.views.host import Views
+from ansible_collections.vauban.fleet.plugins.plugin_utils._tree import sources
+site, roles, work, wanted = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+plan = load.load(site).plan
+views = Views(plan)
+renderer = render.Renderer(views, roles, plan.authorities)
+members = {{name: views.variables(name) for name in plan.members}}
+common = sorted(set.intersection(*(set(variables) for variables in members.values())))
+found = [source for role in common for source in sources(roles / role / render.TEMPLATES)]
+found = [source for source in found if source.template and source.variable is None]
+if not 0 < wanted <= len(found):
+    sys.exit(f"--files: from 1 to {{len(found)}}")
+chosen = [found[number * len(found) // wanted] for number in range(wanted)]
+for role in common:
+    if (defaults := roles / role / "defaults/main.yml").exists():
+        (work / "group_vars/all").mkdir(parents=True, exist_ok=True)
+        (work / "group_vars/all" / f"{{role}}.yml").write_text(defaults.read_text())
+(work / "host_vars").mkdir()
+for name, variables in members.items():
+    values = {{name: value for role in common for name, value in variables[role].items()}}
+    (work / "host_vars" / f"{{name}}.json").write_text(json.dumps(values))
+    files = renderer.tree(name).files
+    for source in chosen:
+        for place in ("plain", "expected"):
+            (work / place / name / source.dest).parent.mkdir(parents=True, exist_ok=True)
+        (work / "expected" / name / source.dest).write_bytes(files[source.dest].data)
+(work / "plain.yml").write_text(yaml.safe_dump({{"all": {{"hosts": dict.fromkeys(members)}}}}))
+dest = f"{{work}}/plain/{{{{{{{{ inventory_hostname }}}}}}}}"
+pairs = [{{"src": str(each.path), "dest": f"{{dest}}/{{each.dest}}"}} for each in chosen]
+tasks = [{{"ansible.builtin.template": pair}} for pair in pairs]
+variables = {{"ansible_connection": "local", "ansible_python_interpreter": sys.executable}}
+files = [str(path) for role in common for path in (roles / role).glob("vars/main.yml")]
+play = {{"hosts": "all", "gather_facts": False, "vars": variables, "vars_files": files, "tasks": tasks}}
+(work / "play.yml").write_text(yaml.safe_dump([play]))
 """
 
 
@@ -94,22 +140,19 @@ def ours(hosts: int, work: Path) -> tuple[float, float]:
     return rendered, first
 
 
-def template_tasks(hosts: int, work: Path) -> float:
-    """One template task for each of as many hosts, with the variables that its file needs."""
-    names = {
-        f"host-{number}": {"name": f"host-{number}", "address": f"10.0.{number // 250}.{number % 250}"}
-        for number in range(hosts)
-    }
-    (work / "plain.yml").write_text(yaml.safe_dump({"all": {"hosts": names}}))
-    (work / "one.conf.j2").write_text("connections {\n  {{ name }} {\n    local_addrs = {{ address }}\n  }\n}\n")
-    task = {"ansible.builtin.template": {"src": str(work / "one.conf.j2"), "dest": f"{work}/plain/{{{{ name }}}}.conf"}}
-    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    play = {"hosts": "all", "gather_facts": False, "vars": local, "tasks": [task]}
-    (work / "plain-play.yml").write_text(yaml.safe_dump([play]))
-    (work / "plain").mkdir()
-    return measured(
-        f"{hosts} hosts: a template task for one file", lambda: playbook(work / "plain.yml", work / "plain-play.yml")
-    )
+def template_tasks(hosts: int, files: int, work: Path) -> float:
+    """So many template tasks for each host of the site."""
+    directory = work / "tasks"
+    directory.mkdir()
+    site = work / f"site{hosts}/big.site.yml"
+    command("-c", PLAIN, str(site), str(ROOT / "roles"), str(directory), str(files))
+    what = f"{hosts} hosts: template tasks for {files} file{'s' if files > 1 else ''}"
+    used = measured(what, lambda: playbook(directory / "plain.yml", directory / "play.yml"))
+    for path in (directory / "expected").rglob("*"):
+        written = directory / "plain" / path.relative_to(directory / "expected")
+        if path.is_file() and written.read_bytes() != path.read_bytes():
+            raise SystemExit(f"{written} is not what we render")
+    return used
 
 
 def inventories(work: Path) -> None:
@@ -128,17 +171,20 @@ def inventories(work: Path) -> None:
 
 def main() -> None:
     """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("hosts", type=int, nargs="*", default=[SMALL, LARGE])
+    parser.add_argument("--files", type=int, default=1)
+    arguments = parser.parse_args()
     adopt_orphans()
-    counts = [int(word) for word in sys.argv[1:]] or [SMALL, LARGE]
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as directory:
         work = Path(directory)
         inventories(work)
-        costs = {hosts: ours(hosts, work) for hosts in counts}
-        if SMALL in costs:
-            plain = template_tasks(SMALL, work)
-            rendered, judged = costs[SMALL]
-            print(f"{'':<60} {plain / rendered:8.0f} times ours, which renders all files")
-            print(f"{'':<60} {plain / judged:8.0f} times ours, which judges them, too")
+        costs = {hosts: ours(hosts, work) for hosts in arguments.hosts}
+        compared = min(costs)
+        plain = template_tasks(compared, arguments.files, work)
+        rendered, judged = costs[compared]
+        print(f"{'':<60} {plain / rendered:8.0f} times ours, which renders all files")
+        print(f"{'':<60} {plain / judged:8.0f} times ours, which judges them, too")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def write(path: Path, hosts: int) -> None:
     site["zones"]["time_servers"] = {"hosts": ["paris-time1"]}
     site["zones"]["file_servers"] = {"hosts": ["paris-files1"]}
     del site["zones"]["archive"]
+    site["zones"]["pilots"] = {"hosts": ["place2-laptop-0000", "place2-laptop-0001"]}
     site["policy"][-1]["to"] = ["file_servers"]
     site["time"]["servers"], site["logs"]["collectors"] = ["paris-time1"], ["paris-logs1"]
     places, site["places"] = {"paris": site["places"]["paris"]}, {}
