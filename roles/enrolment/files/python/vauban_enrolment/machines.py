@@ -55,6 +55,8 @@ BYTES = "application/octet-stream"
 CHAIN = "application/pem-certificate-chain"
 _BEARER = HTTPBearer(auto_error=False)
 _LONGEST_REQUEST = 8192
+# What may become of any request of an enrolment: wrong token, wrong certificate, not there, wrong order.
+_OWN = documented(401, 403, 404, 409)
 
 router = APIRouter(prefix="/v1", responses=documented())
 
@@ -98,25 +100,25 @@ def read_status(service: Asked, by: By) -> Status:
     return admission.status(service, by)
 
 
-@router.post("/enrolments/{id}/proof", responses=documented(401, 403, 404, 409))
+@router.post("/enrolments/{id}/proof", responses=_OWN)
 def prove(service: Asked, by: By, proof: Proof) -> StateOnly:
     """Answer the challenge. There is one answer."""
     return StateOnly(state=proving.prove(service, by, proof))
 
 
-@router.get("/enrolments/{id}/installation", responses=documented(401, 403, 404, 409))
+@router.get("/enrolments/{id}/installation", responses=_OWN)
 def read_installation(service: Asked, by: By) -> Installation:
     """What the host is to become; for machines that have proven themselves."""
     return installing.hand_out(service, by)
 
 
-@router.get("/enrolments/{id}/keeping", responses=documented(401, 403, 404, 409))
+@router.get("/enrolments/{id}/keeping", responses=_OWN)
 def read_keeping(service: Asked, by: By) -> Installation:
     """What the host is to stay; for machines that have proven themselves, with another board or TPM than before."""
     return installing.hand_out(service, by, Action.READ_KEEPING)
 
 
-@router.put("/enrolments/{id}/unlock", status_code=202, responses=documented(401, 403, 404, 409))
+@router.put("/enrolments/{id}/unlock", status_code=202, responses=_OWN)
 def ask_to_unlock(service: Asked, by: By, unlock: UnlockIn) -> Response:
     """Ask for the recovery key of the disk."""
     unlocking.ask(service, by, unlock)
@@ -126,26 +128,26 @@ def ask_to_unlock(service: Asked, by: By, unlock: UnlockIn) -> Response:
 @router.get(
     "/enrolments/{id}/unlock",
     response_model=UnlockOut,
-    responses={202: {"description": "Not yet"}, **documented(401, 403, 404, 409)},
+    responses={202: {"description": "Not yet"}, **_OWN},
 )
 def read_unlock(service: Asked, by: By) -> UnlockOut | Response:
     """Fetch the recovery key that was asked for."""
     return unlocking.read(service, by) or Response(status_code=202)
 
 
-@router.get("/enrolments/{id}/repair", responses=documented(401, 403, 404, 409))
+@router.get("/enrolments/{id}/repair", responses=_OWN)
 def read_repair(service: Asked, by: By) -> RepairOut:
     """Which disk is to be repaired, and how; for machines that are a host, and have proven it."""
     return repairing.hand_out(service, by)
 
 
-@router.get("/enrolments/{id}/backup", responses=documented(401, 403, 404, 409))
+@router.get("/enrolments/{id}/backup", responses=_OWN)
 def read_backup(service: Asked, by: By) -> BackupOut:
     """Which disk is to be backed up, and to whom; for machines that are a host, and have proven it."""
     return backing_up.hand_out(service, by)
 
 
-@router.put("/backups/{id}/{offset}", status_code=204, responses=documented(401, 403, 404, 409))
+@router.put("/backups/{id}/{offset}", status_code=204, responses=_OWN)
 def send_backup(
     service: Asked,
     by: By,
@@ -157,25 +159,25 @@ def send_backup(
     return Response(status_code=204)
 
 
-@router.put("/enrolments/{id}/backup", responses=documented(401, 403, 404, 409))
+@router.put("/enrolments/{id}/backup", responses=_OWN)
 def keep_backup(service: Asked, by: By, sent: BackupSent) -> BackupReceiptOut:
     """Say that it was the last piece. It is kept if what came is what was sent; the same gets the same receipt."""
     return BackupReceiptOut(receipt=backing_up.keep(service, by, sent))
 
 
-@router.get("/enrolments/{id}/wipe", responses=documented(401, 403, 404, 409))
+@router.get("/enrolments/{id}/wipe", responses=_OWN)
 def read_wipe(service: Asked, by: By) -> WipeOut:
     """Which disk is to be erased; for machines that were a host, and have proven it."""
     return wiping.hand_out(service, by)
 
 
-@router.put("/enrolments/{id}/escrow", responses=documented(401, 403, 404, 409))
+@router.put("/enrolments/{id}/escrow", responses=_OWN)
 def keep_recovery_key(service: Asked, by: By, escrow: EscrowIn, raw: Annotated[bytes, Depends(raw_body)]) -> ReceiptOut:
     """Give the encrypted recovery key into escrow. The same bytes get the same receipt."""
     return ReceiptOut(receipt=installing.keep(service, by, raw, escrow))
 
 
-@router.put("/enrolments/{id}/requests/{name}", status_code=202, responses=documented(401, 403, 404, 409))
+@router.put("/enrolments/{id}/requests/{name}", status_code=202, responses=_OWN)
 def request_certificate(
     service: Asked, by: By, name: Name, request: Annotated[bytes, Body(media_type=PEM, max_length=_LONGEST_REQUEST)]
 ) -> Response:
@@ -194,7 +196,7 @@ def request_certificate(
     responses={
         200: {"content": {CHAIN: {"schema": {"type": "string"}}}, "description": "The certificate and those above it"},
         202: {"description": "Not yet"},
-        **documented(401, 403, 404, 409),
+        **_OWN,
     },
 )
 def read_certificate(service: Asked, by: By, name: Name) -> Response:
@@ -203,20 +205,20 @@ def read_certificate(service: Asked, by: By, name: Name) -> Response:
     return Response(status_code=202) if chain is None else Response(chain, media_type=CHAIN)
 
 
-@router.post("/enrolments/{id}/reports", status_code=204, responses=documented(401, 403, 404, 409))
+@router.post("/enrolments/{id}/reports", status_code=204, responses=_OWN)
 def report(service: Asked, by: By, report: Report) -> Response:
     """Say how far the installation is."""
     installing.report(service, by, report)
     return Response(status_code=204)
 
 
-@router.get("/enrolments/{id}/nonce", responses=documented(401, 403, 404, 409))
+@router.get("/enrolments/{id}/nonce", responses=_OWN)
 def read_nonce(service: Asked, by: By) -> NonceOut:
     """After the first boot from the disk: what the quote has to sign. Each call makes another."""
     return proving.give_nonce(service, by)
 
 
-@router.post("/enrolments/{id}/attestation", responses=documented(401, 403, 404, 409))
+@router.post("/enrolments/{id}/attestation", responses=_OWN)
 def attest(service: Asked, by: By, attestation: Attestation) -> StateOnly:
     """Prove the first boot from the disk."""
     return StateOnly(state=proving.attest(service, by, attestation))

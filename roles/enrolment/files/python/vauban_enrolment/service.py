@@ -124,9 +124,10 @@ class Service:
             raise unauthorised()
         if not right:
             raise WrongToken
-        reason = client_certificate.fault(session, enrolment.id, caller.certificate)
-        if reason is not None and State(enrolment.state) not in token_alone:
-            raise WrongCertificate(enrolment.host, reason)
+        if State(enrolment.state) not in token_alone:
+            reason = client_certificate.fault(session, enrolment.id, caller.certificate)
+            if reason is not None:
+                raise WrongCertificate(enrolment.host, reason)
         return enrolment
 
     def turn_away(self, why: str) -> None:
