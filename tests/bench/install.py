@@ -41,6 +41,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Ma
 RELEASE, AUTHORITY = ROOT / "build/gateway/0.1.0-networked", ROOT / "build/e2e/authority"
 MAC, HOST = "52:54:00:00:02:01", "bench"
 TIMEOUT = 900  # seconds
+DEFAULT_TARGET = r"Reached target .*multi-user\.target"
 # Phases, and what the console says when each has ended.
 _ENDS = [*(rf"installer: {step}" for step in STEPS), rf"INSTALLED {HOST}"]
 PHASES = {
@@ -92,7 +93,7 @@ def main() -> int:
             spec = replace(bare.spec, nics=(replace(nic, bootindex=None),))
             start = time.monotonic()
             with Machine(spec, sandbox, accelerator=accelerator) as machine:
-                machine.serial.wait_for(r"Reached target .*multi-user\.target", timeout=TIMEOUT)
+                machine.serial.wait_for(DEFAULT_TARGET, timeout=TIMEOUT)
                 _line("first boot from the disk", machine.cpu_seconds(), time.monotonic() - start)
             _line("power-on to the default target", installing + machine.cpu_seconds(), 0)
             print(f"the service says: {state(server, HOST)}")
