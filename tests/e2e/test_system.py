@@ -20,7 +20,7 @@ from shell import Shell
 from ansible_collections.vauban.fleet.plugins.module_utils._tpm import expectation
 
 ZERO = "0" * 64
-CAP_NET_ADMIN = 1 << 12  # capabilities(7)
+CAP_NET_ADMIN, CAP_SYS_RAWIO = 1 << 12, 1 << 17  # capabilities(7)
 SIGNATURE = "/run/systemd/tpm2-pcr-signature.json"  # where systemd-cryptsetup(8) looks for it
 SHUT_WITHIN = 60  # seconds; systemd lets the EFI system partition go after ten idle ones
 HARMLESS = (
@@ -102,6 +102,22 @@ def test_tpm_gives_the_key_to_the_initrd_only(shell: Shell, pcr_signature: bytes
 
 def test_kernel_is_locked_down(shell: Shell) -> None:
     assert "[integrity]" in shell("cat /sys/kernel/security/lockdown")
+    assert shell("cat /sys/power/disk") == "[disabled]"  # or an image could be resumed that nobody signed
+
+
+def test_nobody_gains_privileges_or_has_the_capabilities_that_nothing_needs(shell: Shell) -> None:
+    """Not even root, who can read no memory, nor those whose units say nothing of it."""
+    # Processes come and go.
+    seen = shell("grep -E '^(VmSize|CapBnd|NoNewPrivs):' /proc/[0-9]*/status 2>/dev/null; true")
+    processes: dict[str, dict[str, str]] = {}
+    for line in seen.splitlines():
+        process, field, value = line.split(":", 2)
+        processes.setdefault(process, {})[field] = value.strip()
+    # What has no memory of its own is a thread of the kernel.
+    programs = {process: fields for process, fields in processes.items() if "VmSize" in fields}
+    assert "/proc/1/status" in programs
+    assert {process for process, fields in programs.items() if fields["NoNewPrivs"] != "1"} == set()
+    assert {process for process, fields in programs.items() if int(fields["CapBnd"], 16) & CAP_SYS_RAWIO} == set()
     assert "Operation not permitted" in shell.ask("head -c1 /dev/mem").text
 
 
