@@ -73,7 +73,7 @@ def invocation(spec: MachineSpec, accelerator: Accelerator, runtime: Path) -> In
         argv += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", f"{interface},tpmdev=tpm0"]
     for path in sorted(runtime.glob(STRING_FILES)):
         argv += ["-smbios", f"type=11,path={RUNTIME}/{path.name}"]
-    return Invocation(argv, binds, any(isinstance(nic, SegmentNic) or nic.forwards for nic in spec.nics))
+    return Invocation(argv, binds, any(_leaves(nic) for nic in spec.nics))
 
 
 def write_strings(spec: MachineSpec, runtime: Path) -> None:
@@ -101,6 +101,11 @@ def _strings(spec: MachineSpec) -> Iterator[str]:
         yield f"io.systemd.credential.binary:{name}={base64.b64encode(value).decode()}"
     if spec.kernel_arguments and isinstance(spec.boot, UefiBoot):
         yield f"io.systemd.stub.kernel-cmdline-extra={spec.kernel_arguments}"
+
+
+def _leaves(nic: UserNic | SegmentNic) -> bool:
+    """Whether what the card sends leaves the sandbox that QEMU runs in."""
+    return isinstance(nic, SegmentNic) or bool(nic.forwards) or not nic.restrict
 
 
 def _boot(spec: MachineSpec) -> tuple[list[str], list[Bind]]:

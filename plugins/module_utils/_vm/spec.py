@@ -45,7 +45,7 @@ class UserNic:
     """A network card behind QEMU's own address translation; the host's loopback reaches chosen guest ports.
 
     :param forwards: guest TCP port by host port on 127.0.0.1.
-    :param restrict: the guest reaches nothing outside. Without forwards there is no outside in any case.
+    :param restrict: the guest reaches nothing outside.
     :param bootindex: place in the firmware's boot order, from 0.
     """
 

@@ -117,6 +117,7 @@ def test_cache_is_unsafe_for_throw_away_machines(runtime: Path) -> None:
     [
         ((), False, None),
         ((UserNic(),), False, "user,id=net0,restrict=on"),
+        ((UserNic(restrict=False),), True, "user,id=net0,restrict=off"),
         (
             (UserNic({2222: 22, 8080: 80}, restrict=False),),
             True,
