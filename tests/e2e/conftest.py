@@ -128,7 +128,7 @@ def networked_instrumented_server_release(authority: Path) -> Path:
     return _networked("server", authority, ["serial_root_shell"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(
     networked_release: Path, authority: Path, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ProvisioningServer]:
