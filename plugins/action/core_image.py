@@ -96,7 +96,7 @@ class ActionModule(StepAction):
 
 def _hardware(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
     """Kernel modules and firmware of a product: what its hardware profiles and its initrd name."""
-    profiles = _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"])
+    profiles = _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"]).values()
     listed = [*profiles, _data.read(_data.FILES / "initrd/system.yml")]
     return {
         "modules": sorted({module for item in listed for module in item["modules"]}),

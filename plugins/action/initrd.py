@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils import _digest
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import inside
 from ansible_collections.vauban.fleet.plugins.module_utils._image.stage import Stage, digest_of
+from ansible_collections.vauban.fleet.plugins.module_utils._install import hardware_profile
 from ansible_collections.vauban.fleet.plugins.module_utils._install.state import SECURE_BOOT_PCR, bound
 from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Layers, remove_tree
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data, _provisioning_server
@@ -59,13 +61,16 @@ class ActionModule(StepAction):
         self._contents = [_data.read(_data.FILES / f"initrd/{name}.yml") for name in contents]
         self._overlays = [_data.FILES / "initrd" / name for name in overlays]
         self._texts = {**_texts(arguments), **(server.texts() if server else {})}
-        profiles = _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"])
+        named = (arguments["hardware_profiles"], arguments["hardware_directories"])
+        profiles = _data.hardware(*named).values()
+        self._machines = {hardware_profile.FILE: _json(_data.machines(*named))} if kind == "installer" else {}
         self._modules = sorted({module for profile in profiles for module in profile.get("initrd_modules", [])})
         # Of network cards an installer without network needs none.
         self._cards = sorted({module for profile in profiles for module in profile["modules"]}) if server else []
         inputs = {
             "base tree": digest_of(Path(arguments["base"])),
             "os-release, fstab, crypttab and enrolment": _digest.of_data(self._texts),
+            "machines of the hardware profiles": _digest.of_data(self._machines),
             "contents": _digest.of_data(self._contents, self._modules, self._cards, arguments["compression_level"]),
             "overlays": _digest.of_tree(*self._overlays),
             **({"sdk": digest_of(Path(arguments["sdk"]))} if kind == "installer" else {}),
@@ -89,7 +94,7 @@ class ActionModule(StepAction):
                 "overlay": list(overlays),
                 "modules": self._modules,
                 "cards": self._cards,
-                "texts": self._texts,
+                "texts": {**self._texts, **self._machines},
                 "compression_level": arguments["compression_level"],
                 "library": arguments["kind"] == "installer",
             },
@@ -100,6 +105,10 @@ class ActionModule(StepAction):
         )
         (out / "initrd").rename(stage.output)
         return {**built, "size": stage.output.stat().st_size}
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data) + "\n"
 
 
 # Only an installer carries our library, so only there a change of it matters.

@@ -91,6 +91,6 @@ def _command_line(arguments: Mapping[str, Any]) -> list[str]:
         verity = result_of(core).get("verity")
         words += Verity(**verity).kernel_arguments(arguments["core_device"], core.suffix[1:]) if verity else []
     words += arguments["command_line"]
-    for profile in _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"]):
+    for profile in _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"]).values():
         words += profile["kernel_arguments"]
     return list(dict.fromkeys(words))

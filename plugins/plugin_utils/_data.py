@@ -11,9 +11,13 @@ from typing import Any
 import yaml
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install import hardware_profile
+from ansible_collections.vauban.fleet.plugins.module_utils._install.hardware import DMI
 from ansible_collections.vauban.fleet.plugins.plugin_utils._step import COLLECTION
 
 FILES = COLLECTION / "files"
+_COMMON = "common"
+_PROFILES = "product_hardware_profiles"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -54,20 +58,52 @@ def package_set(name: str, directories: Iterable[str]) -> list[str]:
     return packages
 
 
-def hardware(names: Iterable[str], directories: Iterable[str]) -> list[Mapping[str, Any]]:
-    """The hardware profiles ``common`` and ``names``; directories of the user come before ours.
+def hardware(names: Iterable[str], directories: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """The hardware profiles ``common`` and ``names``, by name; directories of the user come before ours.
 
-    :raises FleetError: no such profile, or one without its three lists.
+    :raises FleetError: no such profile, one without its three lists, or one that does not say well which machines it
+        is for.
     """
-    profiles: list[Mapping[str, Any]] = []
-    for name in dict.fromkeys(["common", *names]):
-        path = find(name, directories, "hardware", where="product_hardware_profiles")
+    profiles: dict[str, Mapping[str, Any]] = {}
+    for name in dict.fromkeys([_COMMON, *names]):
+        if not hardware_profile.NAME.fullmatch(name):
+            remedy = "use a-z first, then up to 31 of a-z 0-9 _ -"
+            raise FleetError(f"{name!r} is no name of a profile", where=_PROFILES, remedy=remedy)
+        path = find(name, directories, "hardware", where=_PROFILES)
         profile = read(path)
         for key in ("modules", "firmware", "kernel_arguments"):
             if not isinstance(profile.get(key), list):
                 raise FleetError("must be a list", where=f"{path}: {key}")
-        profiles.append(profile)
+        _check_dmi(name, profile.get("dmi", []), f"{path}: dmi")
+        profiles[name] = profile
     return profiles
+
+
+def machines(names: Iterable[str], directories: Iterable[str]) -> dict[str, Any]:
+    """Which machines the hardware profiles ``names`` are for, as an installer reads it.
+
+    :raises FleetError: as :func:`hardware`.
+    """
+    found = hardware(names, directories)
+    return {name: profile.get("dmi", []) for name, profile in found.items() if name != _COMMON}
+
+
+def _check_dmi(name: str, alternatives: Any, where: str) -> None:
+    """A pattern that is never asked, or never fits, would be found out at the machine only."""
+    if not isinstance(alternatives, list):
+        raise FleetError("must be a list of alternatives", where=where, remedy='- {sys_vendor: "Example*"}')
+    if name == _COMMON and alternatives:
+        raise FleetError("this profile is part of every other", where=where, remedy="say it in one of the others")
+    for index, each in enumerate(alternatives):
+        if not isinstance(each, dict) or not each:
+            remedy = 'write - {sys_vendor: "Example*"}'
+            raise FleetError("must be patterns by the names of what DMI says", where=f"{where}[{index}]", remedy=remedy)
+        for key, pattern in each.items():
+            at = f"{where}[{index}].{key}"
+            if key not in DMI:
+                raise FleetError("unknown key", where=at, remedy=f"choose from {', '.join(DMI)}")
+            if not isinstance(pattern, str) or not pattern:
+                raise FleetError(f"{pattern!r} is no pattern", where=at, remedy="write a text, numbers in quotes")
 
 
 def find(name: str, directories: Iterable[str | Path], kind: str, *, where: str | None) -> Path:

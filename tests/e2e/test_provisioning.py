@@ -78,6 +78,8 @@ def test_bare_machines_become_hosts(server: ProvisioningServer, site: Site, bare
     assert {name: state(server, name)[0] for name in bare} == dict.fromkeys(bare, "installed")
     reported = json.loads(site.report.read_text())["hosts"]
     assert {name: host["state"] for name, host in reported.items()} == dict.fromkeys(bare, "installed")
+    (enrolment,) = server.admin.get(f"/admin/v1/machines/{GATEWAY}").json()["enrolments"]
+    assert (enrolment["hardware_profile"], enrolment["hardware"]["dmi"]["sys_vendor"]) == ("qemu_virtio", "QEMU")
     # The server spoke from its address in the tunnel, which the network outside does not know.
     records = server.admin.get("/admin/v1/audit").json()["records"]
     said = [record["actor"] for record in records if record["host"] == SERVER and record["actor"].startswith("machine")]

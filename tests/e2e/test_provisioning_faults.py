@@ -100,6 +100,21 @@ def test_machine_that_cannot_be_installed_says_why(
     assert untouched(bare)
 
 
+def test_hardware_profile_that_the_release_lacks_is_named(
+    server: ProvisioningServer, networked_release: Path, new_bare: NewBare, boot: Boot, host: str, mac: str
+) -> None:
+    """Though the machine itself is one of those that the release is for."""
+    bare = new_bare()
+    expect(server, networked_release, host, bare, mac, SYSTEM, hardware_profile="touch_panel")
+    fails(boot, bare)
+    found, said = state(server, host)
+    assert found == "failed"
+    assert said.startswith("the release has no hardware profile touch_panel (it has: "), said
+    (enrolment,) = server.admin.get(f"/admin/v1/machines/{host}").json()["enrolments"]
+    assert enrolment["hardware_profile"] == "qemu_virtio"
+    assert untouched(bare)
+
+
 @pytest.mark.parametrize(
     ("tpm", "reason"), [(None, "no TPM"), ("1.2", "a TPM 1.2 and no 2.0")], ids=["no TPM", "TPM 1.2"]
 )

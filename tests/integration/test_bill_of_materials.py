@@ -18,7 +18,7 @@ import builds
 import pytest
 from builds import Built
 
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, remove_tree
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import remove_tree
 
 SDK = builds.REFERENCE["build"] / "sdk/current"
 SYSTEMD = Path("usr/lib/systemd/boot/efi")
@@ -63,18 +63,6 @@ def sdk_tree(reference: Built) -> Path:
     return SDK.resolve().parent / "root"
 
 
-def files_of(initrd: Path, scratch: Path) -> Path:
-    """Unpack an initrd with the SDK's tools."""
-    (scratch / "mounts").mkdir(parents=True)
-    (scratch / "out").mkdir()
-    binds = [Bind(initrd, "/run/initrd"), Bind(scratch / "out", "/run/out", writable=True)]
-    unpack = "zstd -dcq < /run/initrd | cpio --extract --quiet"
-    Sandbox(SDK.resolve(), scratch / "mounts").run(
-        ["/bin/sh", "-euc", unpack], binds=binds, privileged=True, cwd="/run/out"
-    )
-    return scratch / "out"
-
-
 def from_packages(root: Path, trees: Iterable[Path]) -> dict[str, set[str]]:
     """Packages of each file that is in one of the trees with the same content, the first tree that has it."""
     paths = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_symlink() or path.is_file()]
@@ -99,7 +87,7 @@ def test_packages_of_all_files_of_an_initrd_are_listed_for_the_uki(
     reference: Built, document: dict[str, Any], base: Path, sdk_tree: Path, tmp_path: Path, kind: str, suffix: str
 ) -> None:
     work = reference.directory / "work" / reference.release.name
-    root = files_of(work / f"{kind}.initrd", tmp_path)
+    root = builds.extract_initrd(SDK, work / f"{kind}.initrd", tmp_path)
     found = from_packages(root, [base, sdk_tree])
     remove_tree(tmp_path / "out")
     packages = set[str]().union(*found.values())

@@ -84,7 +84,7 @@ def test_one_that_fails_blocks_no_other_and_a_rerun_goes_on(site: Site) -> None:
     good.done()
     failing.done()
     assert "2 of 3 hosts are missing: two, three" in done.stdout
-    assert f"no host yet: {stranger.machine.id}: Example R1, serial S3" in done.stdout
+    assert f"no host yet: {stranger.machine.id}: Example R1, hardware profile example_r1, serial S3" in done.stdout
     hosts = site.report()["hosts"]
     assert {name: hosts[name]["state"] for name in hosts} == {"one": "installed", "two": "failed", "three": "waiting"}
     assert hosts["two"]["line"] == "doing failed"

@@ -95,7 +95,15 @@ def _new_tpm(sandbox: Sandbox, directory: Path) -> str:
     return ek_sha256
 
 
-def expect(server: ProvisioningServer, release: Path, host: str, bare: Bare, mac: str, disk: Mapping[str, str]) -> None:
+def expect(
+    server: ProvisioningServer,
+    release: Path,
+    host: str,
+    bare: Bare,
+    mac: str,
+    disk: Mapping[str, str],
+    hardware_profile: str | None = None,
+) -> None:
     """Tell the service what playbook provision would: the release, and a host whose machine this is."""
     manifest = json.loads((release / "manifest.json").read_text())
     product, version = manifest["product"], manifest["version"]
@@ -114,6 +122,7 @@ def expect(server: ProvisioningServer, release: Path, host: str, bare: Bare, mac
         "macs": [mac],
         "disk": dict(disk),
         "sizes": SIZES,
+        "hardware_profile": hardware_profile,
         "recipients": manifest["escrow"]["recipients"],
     }
     server.put(f"hosts/{host}", wanted)

@@ -303,6 +303,18 @@ def extract(sdk: Path, image: Path, dest: Path) -> Path:
     return dest / "out/tree"
 
 
+def extract_initrd(sdk: Path, initrd: Path, dest: Path) -> Path:
+    """Unpack an initrd with the SDK's tools."""
+    (dest / "mounts").mkdir(parents=True)
+    (dest / "out").mkdir()
+    binds = [Bind(initrd, "/run/initrd"), Bind(dest / "out", "/run/out", writable=True)]
+    unpack = "zstd -dcq < /run/initrd | cpio --extract --quiet"
+    Sandbox(sdk.resolve(), dest / "mounts").run(
+        ["/bin/sh", "-euc", unpack], binds=binds, privileged=True, cwd="/run/out"
+    )
+    return dest / "out"
+
+
 def differences(first: Built, second: Built, sdk: Path, scratch: Path) -> str:
     """What differs between two builds, for a person to read; empty if nothing does."""
     one, other = first.reproducible(), second.reproducible()

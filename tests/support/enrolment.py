@@ -203,6 +203,7 @@ class Machine:
     tpm: Tpm | None = field(default_factory=lambda: Tpm("one"))
     serial: str = "S1"
     mac: str = "52:54:00:00:00:01"
+    hardware_profile: str | None = "example_r1"
     address: str = "192.0.2.1"
     release: Mapping[str, str] = field(default_factory=lambda: dict(RELEASE))
     predicted: Mapping[str, Mapping[str, str]] = field(
@@ -231,6 +232,7 @@ class Machine:
             "release": dict(self.release),
             "hardware": {
                 "dmi": {"product_serial": self.serial, "sys_vendor": "Example", "product_name": "R1"},
+                "hardware_profile": self.hardware_profile,
                 "disks": [{"serial": "DISK1", "size": 1 << 35}],
                 "interfaces": [{"name": "eth0", "mac": self.mac}],
             },

@@ -98,7 +98,7 @@ SITE: dict[str, Any] = {
             "place": "here",
             "number": 22,
             "interfaces": {"outer": {"mac": "52:54:00:00:00:16"}},
-            "machine": {"class": "software_tpm"},
+            "machine": {"class": "software_tpm", "hardware_profile": "touch_panel"},
         },
     },
 }

@@ -78,6 +78,7 @@ class Report:
     status: str = "started"
     product: str = ""
     version: str = ""
+    hardware_profile: str | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     failure: dict[str, Any] | None = None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ansible_collections.vauban.fleet.plugins.module_utils._command import run
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.vauban.fleet.plugins.module_utils._install import hardware, hardware_profile
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
 
 MEDIUM = Path("/dev/disk/by-label/VAUBAN_RELEASE")
@@ -19,6 +20,7 @@ DOWNLOADS = Path("/run/provisioning")
 ROOT = Path("/etc/vauban/root.pem")
 SERVER = Path("/etc/vauban/enrolment.json")
 AUTHORITY = Path("/etc/vauban/authority.pem")
+PROFILES = Path("/") / hardware_profile.FILE
 REQUEST = "install.json"
 REPORT_PORT = Path("/dev/virtio-ports/vauban.report")
 
@@ -36,13 +38,19 @@ def main() -> int:
 
 
 def _from_medium() -> tuple[str, str]:
-    """Whoever put the medium in takes it out again: the machine is switched off."""
+    """Whoever put the medium in takes it out again: the machine is switched off.
+
+    Which hardware profile the machine is, is only said: it may be one that makes the disk of another.
+    """
     MOUNT_POINT.mkdir(parents=True, exist_ok=True)
     run(["mount", "-o", "ro,nodev,nosuid,noexec", MEDIUM, MOUNT_POINT])
     path = MOUNT_POINT / REQUEST
     if not path.is_file():
         raise FleetError("the medium does not say what to install where", where=str(path))
     installation = Installation(MOUNT_POINT, ROOT, Request.parse(path.read_text("utf-8"), REQUEST), _say)
+    profiles, dmi = _profiles(), hardware.read_dmi()
+    installation.report.hardware_profile = found = hardware_profile.find(profiles, dmi)
+    _say(f"hardware profile {found or f'none for {hardware_profile.described(dmi)}'}")
     try:
         done = installation.run()
     finally:
@@ -64,7 +72,12 @@ def _from_network() -> tuple[str, str]:
     known = json.loads(SERVER.read_text("utf-8"))
     updates = {name: base64.b64decode(content) for name, content in known["secure_boot_keys"].items()}
     server = Server(known["url"], AUTHORITY, known["addresses"], updates)
-    return Provisioning(server, ROOT, DOWNLOADS, _say).run()
+    return Provisioning(server, ROOT, _profiles(), DOWNLOADS, _say).run()
+
+
+def _profiles() -> hardware_profile.Profiles:
+    profiles: hardware_profile.Profiles = json.loads(PROFILES.read_text("utf-8"))
+    return profiles
 
 
 def _say(text: str) -> None:

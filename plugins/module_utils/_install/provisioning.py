@@ -25,6 +25,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     disks,
     first_boot,
     hardware,
+    hardware_profile,
     keeping,
     repairing,
     secure_boot,
@@ -38,6 +39,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install.enrolment im
     WIPING,
     Enrolment,
 )
+from ansible_collections.vauban.fleet.plugins.module_utils._install.hardware_profile import Profiles
 from ansible_collections.vauban.fleet.plugins.module_utils._install.installation import Installation, Request
 from ansible_collections.vauban.fleet.plugins.module_utils._install.release import (
     MANIFEST,
@@ -118,12 +120,17 @@ class Provisioning:
     """Installs what the provisioning server says, if the server says it to this machine.
 
     :param root: certificate of the root below which releases are signed, and its list (PEM).
+    :param profiles: the hardware profiles of the release.
     :param directory: on a tmpfs, for its owner only.
     :param say: called with one line of text as something begins.
     """
 
-    def __init__(self, server: Server, root: Path, directory: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, server: Server, root: Path, profiles: Profiles, directory: Path, say: Callable[[str], None]
+    ) -> None:
         self._server, self._root, self._directory, self._say = server, root, directory, say
+        self._profiles = profiles
+        self._profile: str | None = None  # that the host is installed with
         self._wire = Wire(server.url, server.authority)
         self._enrolment = Enrolment(self._wire, say)
         self._wanted: Mapping[str, Any] = {}
@@ -146,7 +153,7 @@ class Provisioning:
         manifest = self._fetch_manifest(release)
         applied = {"product": product, "version": version, "manifest_sha256": _sha256(release / MANIFEST)}
         self._tpm = self._find_tpm()
-        self._enrolment.present(applied, hardware.describe(disks.list_disks()), self._tpm)
+        self._enrolment.present(applied, hardware.describe(disks.list_disks(), self._profiles), self._tpm)
         try:
             if secure_boot.in_setup_mode() and self._server.updates:
                 return self._enrol_keys(), "reboot"
@@ -246,7 +253,7 @@ class Provisioning:
     def _take(
         self, wanted: Mapping[str, Any], applied: Mapping[str, str], manifest: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """What the host is to become or to stay, if it is what the release allows."""
+        """What the host is to become or to stay, if the release allows that, and is for this machine."""
         host, self._wanted = wanted["host"], wanted
         if wanted["release"] != applied:
             raise FleetError(f"host {host} is to become {_name(wanted['release'])}, and not {_name(applied)}")
@@ -256,12 +263,17 @@ class Provisioning:
             raise FleetError("the escrow recipients are not those that the release was signed with", where=host)
         if told.get("threshold", 1) != (wants := signed.get("threshold", 1)):
             raise FleetError(f"the release was signed for {wants} of the escrow recipients together", where=host)
+        self._profile = hardware_profile.choose(
+            self._profiles, hardware.read_dmi(), wanted.get("hardware_profile"), host
+        )
+        self._say(f"hardware profile {self._profile or 'not judged'}")
         return wanted
 
     def _written(self, sealed: Mapping[str, Any], applied: Mapping[str, str]) -> None:
         evidence = {
             "receipt": self._receipt,
             "manifest_sha256": applied["manifest_sha256"],
+            "hardware_profile": self._profile,
             "tokens": sealed["tokens"],
             "key_slots": sealed["key_slots"],
         }

@@ -164,6 +164,7 @@ def expectation_of(
         "macs": list(dict.fromkeys(known)),
         "disk": disk.rule,
         "sizes": sizes,
+        "hardware_profile": machine.hardware_profile,
         "recipients": list(release.recipients),
         "threshold": release.threshold,
         "configuration": {"sha256": configuration, "url": url} if configuration is not None else None,

@@ -144,6 +144,7 @@ def counted(found: Iterable[Row]) -> str:
 def stranger(machine: Mapping[str, Any]) -> str:
     """A machine that nobody has approved, for a line."""
     parts = [" ".join(str(machine[key]) for key in ("vendor", "model") if machine[key]) or "no name"]
+    parts += [f"hardware profile {machine['hardware_profile']}"] if machine["hardware_profile"] else []
     parts += [f"serial {machine['serial']}"] if machine["serial"] else []
     parts += [*machine["macs"][:2], f"EK {machine['ek_sha256']}" if machine["ek_sha256"] else "no TPM"]
     return f"{machine['id']}: {', '.join(parts)}, at {machine['address']}"

@@ -110,6 +110,9 @@ HttpsAddress = Annotated[
         "write it as https://provision.example.org",
     ),
 ]
+HardwareProfile = Annotated[
+    str, _text("[a-z][a-z0-9_-]*", 32, "hardware profile", "use a-z first, then a-z, 0-9, _ and -")
+]
 Bytes = Annotated[int, Field(ge=1, lt=2**63)]
 
 
@@ -390,6 +393,8 @@ class Machine(Part):
     """Overrides ``provisioning.disk`` as a whole."""
     sizes: Sizes = Sizes()
     """Override those of ``provisioning.sizes``, one by one."""
+    hardware_profile: HardwareProfile | None = None
+    """The hardware profile of its product that it is installed with. Unless set: the one that its DMI data fit."""
     bmc: Bmc | None = None
     """Its power controller. Unless set somebody switches it on."""
 

@@ -101,6 +101,28 @@ def test_figures_for_prometheus(server: Any, machine: Machine) -> None:
         assert f"\n{line}\n" in answer.text
 
 
+def test_hardware_profile_of_a_machine_is_shown(server: Any, machine: Machine) -> None:
+    machine.advance("installing")
+    Machine(
+        server, tpm=Tpm("stranger"), serial="S9", mac="52:54:00:00:00:09", hardware_profile="generic_server"
+    ).apply()
+    fleet = server.admin.get("/admin/v1/machines").json()
+    assert fleet["hosts"][0]["enrolment"]["hardware_profile"] == "example_r1"
+    assert [each["hardware_profile"] for each in fleet["others"]] == ["generic_server"]
+    assert "<td>generic_server</td>" in server.admin.get("/").text
+
+
+def test_installer_that_knows_no_hardware_profiles_is_taken(server: Any, machine: Machine) -> None:
+    """One of an earlier release, and a machine that is none."""
+    application = machine.application()
+    del application["hardware"]["hardware_profile"]
+    assert machine.ask("POST", "/v1/enrolments", json=application).status_code == 201
+    machine.hardware_profile = None
+    machine.advance("proven")
+    shown = server.admin.get("/admin/v1/machines/one").json()["enrolments"]
+    assert [each["hardware_profile"] for each in shown] == [None, None]
+
+
 class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()

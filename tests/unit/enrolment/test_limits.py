@@ -83,6 +83,13 @@ def test_a_text_that_is_none_is_refused(server: Any, machine: Machine, value: An
     assert str(value) not in answer.text
 
 
+@pytest.mark.parametrize("value", ["", "../x", "X", "<b>", "a" * 33, 1, ["a"]])
+def test_a_hardware_profile_that_is_none_is_refused(server: Any, machine: Machine, value: Any) -> None:
+    application = machine.application()
+    application["hardware"]["hardware_profile"] = value
+    assert machine.ask("POST", "/v1/enrolments", json=application).status_code == 422
+
+
 @pytest.mark.parametrize("value", ["\0", "\x1b[2J", "a\nb", "\u202e", "\u2028"])
 def test_what_moves_a_cursor_is_replaced(server: Any, another: Another, value: str) -> None:
     machine = stranger(another, 1)

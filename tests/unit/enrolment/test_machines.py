@@ -43,6 +43,13 @@ def test_a_machine_goes_all_the_way(server: Any, machine: Machine) -> None:
     assert [state for state in states if state in WAY] == WAY
 
 
+@pytest.mark.parametrize("name", [None, "generic_server"])
+def test_a_machine_is_told_the_hardware_profile_of_the_site(server: Any, machine: Machine, name: str | None) -> None:
+    assert server.put_host(hardware_profile=name).is_success
+    machine.advance("proven")
+    assert machine.own("GET", "/installation").json()["hardware_profile"] == name
+
+
 def test_the_service_restarts_between_every_two_steps(server: Any, machine: Machine) -> None:
     steps = (machine.apply, machine.prove, lambda: machine.report("x"), machine.escrow, machine.written, machine.attest)
     for step, state in zip(steps, WAY, strict=True):

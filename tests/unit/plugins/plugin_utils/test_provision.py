@@ -248,7 +248,9 @@ def test_expectation_is_what_the_site_says(plan: Plan) -> None:
     assert certificate["dns"] == ["one.small.example"]
     assert found["reinstall"]
     assert not found["keep"]
-    assert expectations.expectation_of(plan, "three", RELEASE, None, reinstall=False)["admit"] == "approval"
+    assert found["hardware_profile"] is None
+    other = expectations.expectation_of(plan, "three", RELEASE, None, reinstall=False)
+    assert (other["admit"], other["hardware_profile"]) == ("approval", "touch_panel")
 
 
 def test_disk_is_kept_only_for_a_tpm_that_the_site_lists(plan: Plan) -> None:

@@ -445,6 +445,7 @@ def _enrolment_line(enrolment: Enrolment) -> dict[str, Any]:
         "release": f"{enrolment.product} {enrolment.version}",
         "vendor": dmi.get("sys_vendor"),
         "model": dmi.get("product_name"),
+        "hardware_profile": enrolment.hardware.get("hardware_profile"),
         "serial": enrolment.serial,
         "macs": enrolment.macs,
         "ek_sha256": enrolment.ek_sha256,

@@ -130,6 +130,7 @@ class Hardware(_Document):
     disks: Annotated[list[Json], Field(max_length=64)] = Field(default_factory=list)
     interfaces: Annotated[list[Interface], Field(max_length=64)] = Field(default_factory=list)
     tpm_version: Literal["1.2", "2.0"] | None = None
+    hardware_profile: PartName | None = Field(default=None, description="Of its release, as DMI says.")
 
 
 class Tpm(_Document):
@@ -232,6 +233,7 @@ class Installation(_Document):
     release: ReleaseOf
     disk: dict[str, Any]
     sizes: dict[str, int]
+    hardware_profile: str | None = Field(description="In place of the one that DMI says.")
     escrow: EscrowTo
     configuration: Configuration | None
     certificates: list[Wanted]
@@ -460,6 +462,7 @@ class Expectation(_Document):
     sizes: Annotated[dict[PartName, Annotated[int, Field(ge=1, lt=2**63)]], Field(max_length=16)] = Field(
         default_factory=dict
     )
+    hardware_profile: PartName | None = Field(default=None, description="In place of the one that DMI says.")
     recipients: Annotated[list[Recipient], Field(min_length=1, max_length=16)]
     threshold: int = Field(
         default=1, ge=1, le=16, description="How many of the recipients it takes to open a recovery key."

@@ -47,6 +47,7 @@ def hand_out(service: Service, caller: Caller, action: Action = Action.READ_INST
             ),
             disk=expectation.disk,
             sizes=expectation.sizes,
+            hardware_profile=expectation.hardware_profile,
             escrow=EscrowTo(recipients=expectation.recipients, threshold=expectation.threshold),
             configuration=expectation.configuration,
             certificates=expectation.certificates,

@@ -18,6 +18,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import (
     backing_up,
     boot_files,
     certificates,
+    hardware,
     keeping,
     provisioning,
     repairing,
@@ -37,6 +38,7 @@ ALONE: dict[str, Any] = {"recipients": ["age1a", "age1b", "age1c"]}
 def take(told: dict[str, Any], signed: dict[str, Any]) -> Any:
     """Have an installer look at what it is told."""
     installer = Provisioning.__new__(Provisioning)
+    installer._profiles, installer._say = {}, lambda _line: None
     return installer._take({"host": "one", "release": RELEASE, "escrow": told}, RELEASE, {"escrow": signed})
 
 
@@ -57,6 +59,105 @@ def test_officers_of_the_release_are_taken(told: dict[str, Any], signed: dict[st
 def test_server_cannot_make_one_officer_enough(told: dict[str, Any], signed: dict[str, Any], said: str) -> None:
     with pytest.raises(FleetError, match=said):
         take(told, signed)
+
+
+class Asked:
+    """The enrolment service, to a machine that is to become or to stay a host."""
+
+    def __init__(self, hardware_profile: str | None) -> None:
+        told = {"host": "one", "release": RELEASE, "escrow": ALONE, "disk": {"serial": "S1"}, "sizes": {}}
+        self.told = {**told, "certificates": [], "configuration": None, "hardware_profile": hardware_profile}
+        self.evidence: dict[str, Any] = {}
+
+    def installation(self) -> dict[str, Any]:
+        return self.told
+
+    keeping = installation
+
+    def report(self, phase: str, _percent: int, _line: str, evidence: dict[str, Any]) -> None:
+        self.evidence[phase] = evidence
+
+
+class Reached(Exception):
+    """The disk is looked for."""
+
+
+class Disks:
+    """In place of an installation."""
+
+    def __init__(self, *_arguments: Any) -> None:
+        self.steps = [{"step": "seal state", "evidence": {"tokens": [], "key_slots": []}}]
+
+    def run(self) -> Disks:
+        return self
+
+
+Come = Callable[..., Asked]
+
+
+@pytest.fixture
+def come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Come:
+    """Have the installer of a release for servers come to a machine."""
+
+    def reached(*_what: Any) -> None:
+        raise Reached
+
+    def call(way: str, dmi: dict[str, str], given: str | None) -> Asked:
+        service = Asked(given)
+        monkeypatch.setattr(hardware, "read_dmi", lambda: dmi)
+        monkeypatch.setattr(provisioning, "Installation", Disks)
+        monkeypatch.setattr(keeping, "find", reached)
+        installer = Provisioning.__new__(Provisioning)
+        values: dict[str, Any] = {"_profiles": {"servers": [{"chassis_type": "23"}], "panel": []}, "_tpm": object()}
+        values |= {"_enrolment": service, "_say": lambda _line: None, "_keys": tmp_path / way, "_receipt": ""}
+        values |= {"_root": tmp_path, "_fetch_parts": lambda *_what: None}
+        for name, value in values.items():
+            setattr(installer, name, value)
+        manifest = {"escrow": ALONE, "state": {}}
+        try:
+            if way == "keep":
+                installer._keep(RELEASE, manifest)
+            else:
+                installer._install(tmp_path, RELEASE, manifest)
+        except FleetError:
+            assert (service.evidence, list(tmp_path.iterdir())) == ({}, []), "it had begun"
+            raise
+        return service
+
+    return call
+
+
+@pytest.mark.parametrize("way", ["install", "keep"])
+@pytest.mark.parametrize(
+    ("dmi", "given", "problem"),
+    [
+        (
+            {"sys_vendor": "Example", "chassis_type": "3"},
+            None,
+            r"\(servers, panel\) is for this machine: Example",
+        ),
+        ({}, None, "is for this machine: no name"),
+        ({"chassis_type": "23"}, "laptops", r"no hardware profile laptops \(it has: servers, panel\)"),
+    ],
+)
+def test_machine_of_no_profile_ends_before_anything_is_done(
+    come: Come, way: str, dmi: dict[str, str], given: str | None, problem: str
+) -> None:
+    with pytest.raises(FleetError, match=problem) as error:
+        come(way, dmi, given)
+    assert "machine.hardware_profile of one" in str(error.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("dmi", "given", "profile"),
+    [({"chassis_type": "23"}, None, "servers"), ({"chassis_type": "3"}, "servers", "servers"), ({}, "panel", "panel")],
+)
+def test_machine_of_a_profile_is_installed_with_it(
+    come: Come, dmi: dict[str, str], given: str | None, profile: str
+) -> None:
+    assert come("install", dmi, given).evidence["written"]["hardware_profile"] == profile
+    with pytest.raises(Reached):
+        come("keep", dmi, given)
 
 
 class Service:
