@@ -5,7 +5,7 @@
 
 usage: tests/bench/deltas.py BEFORE AFTER [BEFORE AFTER ...]
 
-Each is the directory of a built release, for example build/gateway/0.1.0. For each pair: bytes, CPU seconds to make and
+Each is the directory of a built release; tests/bench/delta_releases.py builds some. For each pair: bytes, CPU seconds to make and
 to apply what is fetched, and the memory that takes. What the others are given:
 
 bundle                   what machines fetch without patches
