@@ -5,8 +5,8 @@
 
 usage: tests/bench/deltas.py BEFORE AFTER [BEFORE AFTER ...]
 
-Each is the directory of a built release; tests/bench/delta_releases.py builds some. For each pair: bytes, CPU seconds to make and
-to apply what is fetched, and the memory that takes. What the others are given:
+Each is the directory of a built release; tests/bench/delta_releases.py builds some. For each pair: bytes, CPU seconds
+to make and to apply what is fetched, and the memory that takes. What the others are given:
 
 bundle                   what machines fetch without patches
 zstd -19                 core and UKI, compressed: the full compressed download
