@@ -121,10 +121,11 @@ def prepare(host: Host, keys: ProductKeys) -> None:
 
 
 @contextmanager
-def started(sandbox: Sandbox, authority: Authority, directory: Path) -> Iterator[Started]:
+def started(sandbox: Sandbox, authority: Authority, directory: Path, **variables: Any) -> Iterator[Started]:
     """The machine, and the product's key directory.
 
     :param authority: of the server's certificate.
+    :param variables: of role update_client, in place of those that lead to that nginx.
     """
     hosts.require()
     tree = unpacked()
@@ -132,7 +133,8 @@ def started(sandbox: Sandbox, authority: Authority, directory: Path) -> Iterator
     files = directory / "files"
     boot_files.lay_down(files, boot_server_name=NAME, boot_server_enrolment_socket="")
     rendering.lay_down("signatures", files)
-    rendering.lay_down("update_client", files, update_client_url=f"https://{NAME}", update_client_resolve=[RESOLVE])
+    leads = {"update_client_url": f"https://{NAME}", "update_client_resolve": [RESOLVE]}
+    rendering.lay_down("update_client", files, **{**leads, **variables})
     with hosts.host("machine", SDK.resolve(), (files, tree), directory / "machine") as made:
         own = authority.issuing("Example Issuing", ec_key(P256))
         certificate = own.issue(NAME, ec_key(P256))

@@ -113,6 +113,7 @@ HttpsAddress = Annotated[
 HardwareProfile = Annotated[
     str, _text("[a-z][a-z0-9_-]*", 32, "hardware profile", "use a-z first, then a-z, 0-9, _ and -")
 ]
+Tenant = Annotated[str, _text("[A-Za-z0-9][A-Za-z0-9_-]*", 40, "tenant", "write its name, as default")]
 Bytes = Annotated[int, Field(ge=1, lt=2**63)]
 
 
@@ -483,6 +484,8 @@ class Updates(Part):
         None
     )
     """Bytes in a second that a download may take."""
+    hawkbit: Tenant | None = None
+    """Tenant of Eclipse hawkBit behind the same server: it then says which hosts take a version, and when."""
 
     @model_validator(mode="after")
     def _one(self) -> Updates:

@@ -257,6 +257,7 @@ class Views:
                 "update_client_channel": asked[0] if asked else part.channel,
                 "update_client_authorities": self._authorities(),
                 "update_client_rate": part.rate or "",
+                "update_client_hawkbit": part.hawkbit or "",
                 "update_client_ask_times": list(part.ask_times),
                 "update_client_reboot": part.reboot,
                 "update_client_restart_times": list(part.restart_times),

@@ -332,6 +332,18 @@ def test_hosts_ask_their_channel_of_the_update_server_in_its_tunnel(load_site: L
     assert without.variables("north-gw1")["update_client"] == {}
 
 
+def test_hosts_ask_hawkbit_where_the_site_has_it(load_site: Load) -> None:
+    updates = {"servers": ["north-server"], "via": "work", "service": "updates"}
+    changes = {
+        "tunnels.work.members": ["chrony.service", "rsyslog.service", "update-fetch.service"],
+        "services.updates": {"tcp": [8443], "user": "update"},
+        "policy.2.services": ["logs", "time", "updates"],
+    }
+    for tenant, extra in (("", {}), ("default", {"hawkbit": "default"})):
+        views = Views(load_site(edited({**changes, "updates": {**updates, **extra}}, [])).plan)
+        assert views.variables("north-gw1")["update_client"]["update_client_hawkbit"] == tenant
+
+
 def test_hosts_ask_an_update_server_behind_a_gateway_by_its_address(load_site: Load) -> None:
     changes = {
         "tunnels.work.members": ["chrony.service", "rsyslog.service", "update-fetch.service"],
