@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,30 +89,35 @@ def main() -> int:
             bare = bare_machine(sandbox, keys, directory / "bare", server.segment, MAC)
             expect(server, release, HOST, bare, MAC, {"serial": "system"})
             with Machine(bare.spec, sandbox, accelerator=accelerator) as machine:
-                installing = _follow(machine)
+                installing = follow(machine, PHASES, [FAILED])
             (nic,) = bare.spec.nics
             spec = replace(bare.spec, nics=(replace(nic, bootindex=None),))
             start = time.monotonic()
             with Machine(spec, sandbox, accelerator=accelerator) as machine:
                 machine.serial.wait_for(DEFAULT_TARGET, timeout=TIMEOUT)
-                _line("first boot from the disk", machine.cpu_seconds(), time.monotonic() - start)
-            _line("power-on to the default target", installing + machine.cpu_seconds(), 0)
+                line("first boot from the disk", machine.cpu_seconds(), time.monotonic() - start)
+            line("power-on to the default target", installing + machine.cpu_seconds(), 0)
             print(f"the service says: {state(server, HOST)}")
     return 0
 
 
-def _follow(machine: Machine) -> float:
-    """Print what each phase has cost; return the CPU seconds of all."""
+def follow(machine: Machine, phases: Mapping[str, str], fail_on: Sequence[str], timeout: float = TIMEOUT) -> float:
+    """Print what each phase has cost; return the CPU seconds of all.
+
+    :param phases: what the console says when each has ended.
+    :param timeout: of each phase, seconds.
+    """
     before, since = 0.0, time.monotonic()
-    for phase, marker in PHASES.items():
-        machine.serial.wait_for(marker, timeout=TIMEOUT, fail_on=[FAILED])
+    for phase, marker in phases.items():
+        machine.serial.wait_for(marker, timeout=timeout, fail_on=fail_on)
         used, moment = machine.cpu_seconds(), time.monotonic()
-        _line(phase, used - before, moment - since)
+        line(phase, used - before, moment - since)
         before, since = used, moment
     return before
 
 
-def _line(phase: str, cpu: float, wall: float) -> None:
+def line(phase: str, cpu: float, wall: float) -> None:
+    """Print a line of the table."""
     print(f"{phase:<45} {cpu:>7.1f} {wall:>7.1f}", flush=True)
 
 

@@ -23,11 +23,9 @@ Exit status 2: mkosi cannot run on this machine; the reason is printed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +37,9 @@ from cpu import adopt_orphans, cpu_seconds
 from build import MIB, ROOT, measure
 
 sys.path.insert(0, str(ROOT / "build/collections"))
+sys.path.insert(0, str(ROOT / "tests/support"))
+
+from archive import write_archive
 
 from ansible_collections.vauban.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.vauban.fleet.plugins.module_utils._image import apt, lock
@@ -173,29 +174,6 @@ class Mkosi:
         summary = json.loads(self.run("--include=mkosi-initrd", "--json", "summary"))
         return summary["Images"][-1]["Packages"]
 
-    def write_repository(self, packages: Iterable[lock.Package], store: Store) -> int:
-        """Lay out a repository of one suite over the packages; return how many bytes they have."""
-        base = self.work / "repository"
-        shutil.rmtree(base, ignore_errors=True)
-        index = base / f"dists/{CODENAME}/main/binary-amd64/Packages"
-        index.parent.mkdir(parents=True)
-        (base / "pool").mkdir()
-        stanzas, total = [], 0
-        for package in packages:
-            known = STORE if not STORE.missing([package]) else store
-            name = f"pool/{package.name}_{package.version.replace(':', '%3a')}_{package.architecture}.deb"
-            shutil.copyfile(known.path(package.sha256), base / name)
-            control = subprocess.run(["dpkg-deb", "--field", base / name], check=True, capture_output=True, text=True)
-            place = f"Filename: {name}\nSize: {package.size}\nSHA256: {package.sha256}\n"
-            stanzas.append(f"{control.stdout.rstrip()}\n{place}")
-            total += package.size
-        index.write_text("\n".join(stanzas))
-        digest = hashlib.sha256(index.read_bytes()).hexdigest()
-        listed = f" {digest} {index.stat().st_size} main/binary-amd64/Packages"
-        heading = f"Suite: {CODENAME}\nCodename: {CODENAME}\nArchitectures: amd64\nComponents: main\n"
-        (base / f"dists/{CODENAME}/Release").write_text(f"{heading}SHA256:\n{listed}\n")
-        return total
-
     def clean(self) -> None:
         """Remove everything an earlier build left, so that the next one is cold."""
         for name in ("output", "cache", "packages", "workspace"):
@@ -214,7 +192,7 @@ class Mkosi:
         chosen = [exact.get(name, package) for name, package in sorted(needed.items())]
         store = Store(self.work / "store")
         store.fetch(STORE.missing(chosen), mirrors)
-        total = self.write_repository(chosen, store)
+        total = write_archive(self.work / "repository", CODENAME, chosen, (STORE, store))
         print(f"mkosi's repository: {len(chosen)} packages, {total / MIB:.0f} MiB", flush=True)
 
 
