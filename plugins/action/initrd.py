@@ -61,9 +61,10 @@ class ActionModule(StepAction):
         self._contents = [_data.read(_data.FILES / f"initrd/{name}.yml") for name in contents]
         self._overlays = [_data.FILES / "initrd" / name for name in overlays]
         self._texts = {**_texts(arguments), **(server.texts() if server else {})}
-        named = (arguments["hardware_profiles"], arguments["hardware_directories"])
-        profiles = _data.hardware(*named).values()
-        self._machines = {hardware_profile.FILE: _json(_data.machines(*named))} if kind == "installer" else {}
+        named = _data.hardware(arguments["hardware_profiles"], arguments["hardware_directories"])
+        machines = json.dumps(_data.machines(named)) + "\n"
+        self._machines = {hardware_profile.FILE: machines} if kind == "installer" else {}
+        profiles = named.values()
         self._modules = sorted({module for profile in profiles for module in profile.get("initrd_modules", [])})
         # Of network cards an installer without network needs none.
         self._cards = sorted({module for profile in profiles for module in profile["modules"]}) if server else []
@@ -105,10 +106,6 @@ class ActionModule(StepAction):
         )
         (out / "initrd").rename(stage.output)
         return {**built, "size": stage.output.stat().st_size}
-
-
-def _json(data: Any) -> str:
-    return json.dumps(data) + "\n"
 
 
 # Only an installer carries our library, so only there a change of it matters.

@@ -79,13 +79,9 @@ def hardware(names: Iterable[str], directories: Iterable[str]) -> dict[str, Mapp
     return profiles
 
 
-def machines(names: Iterable[str], directories: Iterable[str]) -> dict[str, Any]:
-    """Which machines the hardware profiles ``names`` are for, as an installer reads it.
-
-    :raises FleetError: as :func:`hardware`.
-    """
-    found = hardware(names, directories)
-    return {name: profile.get("dmi", []) for name, profile in found.items() if name != _COMMON}
+def machines(profiles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Which machines hardware profiles from :func:`hardware` are for, as an installer reads it."""
+    return {name: profile.get("dmi", []) for name, profile in profiles.items() if name != _COMMON}
 
 
 def _check_dmi(name: str, alternatives: Any, where: str) -> None:

@@ -24,7 +24,8 @@ def write(directory: Path, name: str, text: str) -> Path:
 def test_installer_learns_them_in_the_order_of_the_product(tmp_path: Path) -> None:
     write(tmp_path, "zeta", 'dmi:\n  - {sys_vendor: "Example*", product_name: R1}\n')
     write(tmp_path, "panel", "")
-    assert list(_data.machines(["zeta", "common", "panel", "qemu_virtio"], [tmp_path]).items())[:2] == [
+    profiles = _data.hardware(["zeta", "common", "panel", "qemu_virtio"], [tmp_path])
+    assert list(_data.machines(profiles).items())[:2] == [
         ("zeta", [{"sys_vendor": "Example*", "product_name": "R1"}]),
         ("panel", []),
     ]
@@ -32,7 +33,7 @@ def test_installer_learns_them_in_the_order_of_the_product(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("path", sorted((_data.FILES / "hardware").glob("*.yml")), ids=lambda path: path.stem)
 def test_each_of_the_collection_says_what_it_is_for(path: Path) -> None:
-    assert bool(_data.machines([path.stem], []).get(path.stem)) == (path.stem != "common")
+    assert bool(_data.machines(_data.hardware([path.stem], [])).get(path.stem)) == (path.stem != "common")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ansible_collections.vauban.fleet.plugins.module_utils._install import hardw
 from ansible_collections.vauban.fleet.plugins.plugin_utils import _data
 
 NAMES = ["generic_laptop", "generic_server", "qemu_virtio", "thinkpad_x260"]
-PROFILES = _data.machines(NAMES, [])
+PROFILES = _data.machines(_data.hardware(NAMES, []))
 # As the files in /sys/class/dmi/id have them.
 X260 = {
     "sys_vendor": "LENOVO",
