@@ -27,8 +27,9 @@ class Handler(BaseHTTPRequestHandler):
         with (directory / "asked.jsonl").open("a") as stream:
             stream.write(json.dumps(said) + "\n")
         file = directory / (self.path.rpartition("/controller/v1/")[2].replace("/", "_") or "none")
-        content = file.read_bytes() if self.command == "GET" and file.exists() else b""
-        self.send_response(404 if self.command == "GET" and not file.exists() else 200)
+        known = self.command != "GET" or file.exists()
+        content = file.read_bytes() if self.command == "GET" and known else b""
+        self.send_response(200 if known else 404)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
