@@ -149,8 +149,10 @@ def test_release_of_another_signer_is_refused_whatever_hawkbit_wants(managed: Ma
     managed.hawkbit.deploys(7, "1.1.0", product=PRODUCT)
     code, said = managed.updates.fetch()
     assert code == 100
-    assert "refused: " in said
+    assert said.startswith("refused: the manifest is not signed with the product's key release: ")
     assert managed.updates.offer() == set()
+    assert managed.updates.fetch()[0] == 100
+    assert managed.hawkbit.told() == [("deploymentBase/7", "proceeding", "none", said.rstrip("\n"))]
 
 
 @pytest.mark.parametrize(
