@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from machines import Boot, reach, reach_failure, read_manifest
@@ -35,6 +36,10 @@ from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandb
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
 
 GOOD, BROKEN = "0.2.0", "0.3.0"
+# As if two of its three tries were used up: that the boot loader counts is shown with a kernel that panics.
+LAST_TRY = "mv /efi/EFI/Linux/gateway_{version}+3-0.efi /efi/EFI/Linux/gateway_{version}+1-2.efi; sync -f /efi/EFI"
+
+NO_COPIES = "--config 'backup { backup=0 archive=0 }'"  # of LVM's metadata, for which there is no place
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +116,72 @@ def test_version_that_does_not_come_up_is_left_again(
     shell("systemctl start update-fetch.service; true", timeout=LATE)
     said = shell("journalctl --boot --no-pager --output=cat --unit=update-fetch")
     assert f"version {broken} did not start on this machine, and is not tried again" in said
+
+
+@pytest.mark.extended  # a machine waits five minutes for a unit, and twenty for its default target
+@pytest.mark.parametrize(
+    ("version", "variables", "said"),
+    [
+        pytest.param(
+            "0.4.0",
+            {"update_client_health": ["missing.service"]},
+            "is not good, and the machine starts again: missing.service does not run",
+            id="health check fails",
+        ),
+        pytest.param("0.5.0", {"product_kernel_arguments": ["systemd.unit=basic.target"]}, None, id="hangs on its way"),
+    ],
+)
+def test_version_that_runs_and_is_not_called_good_is_left_again(
+    machine: Machine,
+    server: Server,
+    keys: ProductKeys,
+    instrumented_release: Path,
+    version: str,
+    variables: dict[str, Any],
+    said: str | None,
+) -> None:
+    old = read_manifest(instrumented_release)["version"]
+    broken = server.offer(build(version, **variables), keys)
+    reach(machine, PROMPT)
+    shell = Shell(machine)
+    ask_for_updates(shell, server)
+    assert f"installed: {broken}" in update(shell)
+    shell(LAST_TRY.format(version=broken))
+    machine.serial.send("systemctl reboot\n")
+    machine.serial.wait_for(FIRMWARE, timeout=LATE)  # of the new version, which leaves by itself
+    shell = started(machine)
+    assert version_of(shell) == old
+    settle(shell)
+    assert entries(shell) == {f"gateway_{old}.efi", f"gateway_{broken}+0-3.efi"}
+    if said is not None:
+        assert f"version {broken} {said}" in shell("journalctl --boot=-1 --no-pager --output=cat --unit=update-health")
+    found = shell("journalctl --boot --no-pager --output=cat --unit=update-health")
+    assert f"version {broken} did not start in 3 tries; version {old} runs again" in found
+
+
+@pytest.mark.extended  # integration/test_update_patch.py tries the same without a machine
+def test_machine_that_is_full_refuses_and_takes_it_when_there_is_room(
+    machine: Machine, server: Server, keys: ProductKeys, instrumented_release: Path
+) -> None:
+    old = read_manifest(instrumented_release)["version"]
+    new = server.offer(build(GOOD), keys)
+    reach(machine, PROMPT)
+    shell = Shell(machine)
+    ask_for_updates(shell, server)
+    before = "ls -l /efi/EFI/Linux; lvm lvs --noheadings --options lv_name,lv_size,lv_uuid fleet"
+    for fill, clear, line in (
+        ("! cat /dev/zero > /efi/filler 2> /dev/null", "rm /efi/filler", "bytes, the EFI system partition room for "),
+        (
+            f"lvm lvcreate {NO_COPIES} --yes --zero n --extents 100%FREE --name filler fleet",
+            f"lvm lvremove {NO_COPIES} --yes fleet/filler",
+            "bytes, volume group fleet has 0 left",
+        ),
+    ):
+        shell(f"{fill}; sync")
+        found = shell(before)
+        said = update(shell)
+        assert line in said, said
+        assert "installed: " not in said
+        assert shell(before) == found
+        shell(clear)
+    assert f"installed: {new}; it runs after the next start, {old} stays" in update(shell)

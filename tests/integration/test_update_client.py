@@ -59,6 +59,31 @@ while True:
     threading.Thread(target=carry, args=(server, client, int(sys.argv[1]) // 2), daemon=True).start()
 """
 
+# Believed by the machine, and not to be: it leads elsewhere, where all is as it should be, or sends without an end.
+HOSTILE = """
+import http.server, pathlib, ssl, sys, threading
+way, place = sys.argv[1:]
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *said, **named):
+        super().__init__(*said, directory="/srv/vauban", **named)
+    def do_GET(self):
+        if self.server.server_port == 8080 or not self.path.endswith(place):
+            return super().do_GET()
+        self.send_response(302 if way == "redirect" else 200)
+        if way == "redirect":
+            self.send_header("Location", "http://%s:8080%s" % (self.headers["Host"].partition(":")[0], self.path))
+        self.end_headers()
+        while way == "endless":
+            self.wfile.write(bytes(65536))
+https, http = (http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) for port in (8443, 8080))
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/var/lib/vauban/https/certificate.pem", "/var/lib/vauban/https/key.pem")
+https.socket = context.wrap_socket(https.socket, server_side=True)
+threading.Thread(target=http.serve_forever, daemon=True).start()
+pathlib.Path("/run/hostile").touch()
+https.serve_forever()
+"""
+
 
 @pytest.fixture(scope="module")
 def authority() -> Authority:
@@ -394,6 +419,37 @@ def test_authority_of_the_system_counts_for_nothing(updates: Updates, authority:
         machine("rm", "/etc/ssl/certs/ca-certificates.crt")
     assert code == 1, said
     assert "certificate" in said
+
+
+@pytest.mark.parametrize("place", ["channel", "bundle"])
+@pytest.mark.parametrize(
+    ("way", "line"),
+    [("redirect", "Maximum (0) redirects followed"), ("endless", "Exceeded the maximum allowed file size")],
+)
+def test_server_that_leads_elsewhere_or_never_ends_is_left(
+    updates: Updates, tmp_path: Path, way: str, line: str, place: str
+) -> None:
+    size = (updates.publish() / "bundle").stat().st_size
+    machine, known = updates.machine, {"url": f"https://{NAME}:8443", "resolve": f"{NAME}:8443:127.0.0.1"}
+    before = {name: machine("cat", f"/etc/vauban/update/{name}") for name in known}
+    arguments = ["python3", "-c", HOSTILE, way, "stable.p7m" if place == "channel" else "/bundle"]
+    machine("rm", "-f", "/run/hostile")
+    try:
+        for name, text in known.items():
+            machine.write(f"/etc/vauban/update/{name}", f"{text}\n")
+        with machine.running(*arguments, log=tmp_path / "hostile.log"):
+            hosts.wait_for(lambda: machine.ask("test", "-e", "/run/hostile").returncode == 0, "the other server")
+            code, said = updates.fetch()
+    finally:
+        for name, text in before.items():
+            machine.write(f"/etc/vauban/update/{name}", text)
+    assert code == 1, said
+    assert line in said
+    assert f"no answer that counts: https://{NAME}:8443/" in said
+    assert not updates.offer()
+    kept = int(machine("du", "--summarize", "--bytes", STATE).split()[0])
+    assert kept < 65536 + (2 * size if place == "bundle" else 0) + 1_048_576
+    assert updates.fetch() == (0, "ready to install: 1.1.0\n")
 
 
 def test_machine_of_the_same_product_installs_instrumentation_if_it_is_instrumented(updates: Updates) -> None:

@@ -265,6 +265,35 @@ def test_patch_that_failed_is_not_tried_again(machine: Simulated) -> None:
     assert machine.entries() == {OLD_ENTRY, f"{PRODUCT}_0.9.0.efi"}
 
 
+@pytest.mark.parametrize(
+    ("fill", "line"),
+    [
+        pytest.param(
+            "mkdir /run/kept; mv /efi/EFI /run/kept; mount -t tmpfs -o size=1280k none /efi; mv /run/kept/EFI /efi",
+            "bytes, the EFI system partition room for ",
+            id="EFI system partition",
+        ),
+        pytest.param("rm /dev/fleet/core_0.9.0", "bytes, volume group fleet has 0 left", id="volume group"),
+        pytest.param("truncate -s 1M /dev/fleet/core_0.9.0", "bytes, volume core_0.9.0 1048576", id="volume"),
+    ],
+)
+def test_no_room_is_said_before_anything_is_touched(machine: Simulated, fill: str, line: str) -> None:
+    machine.offer(machine.pair.patch, machine.pair.file.read_bytes())
+    machine.host("sh", "-euc", f"rm -rf /run/kept; {fill}")
+    listing = ["find", "/efi", "/dev/fleet", "-type", "f", "-printf", "%p %s %T@\n"]
+    before = machine.host(*listing)
+    try:
+        code, said = machine.install()
+        assert code == 100, said
+        assert f"refused: the {'UKI' if 'EFI' in line else 'core'} has " in said or "refused: a volume needs " in said
+        assert line in said
+        assert machine.host(*listing) == before
+        assert machine.running_is_untouched()
+        assert machine.read(f"{REMEMBERED}/last") == b"failed 1.1.0\n"
+    finally:
+        machine.host.ask("umount", "/efi")
+
+
 def test_what_is_no_uki_is_refused() -> None:
     for image in (b"", b"MZ", bytes(64), patching.uki(b"kernel", b"initrd", "1")[:100]):
         with pytest.raises(FleetError, match="not a UKI"):
