@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+testinfra_hosts = ["ansible://gateway"]
+
 
 def test_it_is_a_stock_debian(host: Host) -> None:
     assert host.run("grep --quiet '^ID=debian$' /etc/os-release").rc == 0
@@ -30,7 +32,7 @@ def test_ipv6_is_off(host: Host) -> None:
 
 
 def test_card_is_configured_by_the_role(ask: Any) -> None:
-    (card,) = [card for card in ask("debian", "networkctl --json=short list")["Interfaces"] if card["Type"] == "ether"]
+    (card,) = [card for card in ask("gateway", "networkctl --json=short list")["Interfaces"] if card["Type"] == "ether"]
     assert card["AdministrativeState"] == "configured"
     assert card["NetworkFile"] == "/etc/systemd/network/20-outside.network"
 
