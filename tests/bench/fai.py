@@ -6,18 +6,19 @@
 usage: tests/bench/fai.py [KERNEL [DIRECTORY]]
 
 From power-on to the default target of the first boot from the disk, in the machine of tests/bench/install.py (1 CPU,
-1 GiB, TPM, the same network card on the same kind of segment; a larger disk, since Debian would not fit), with an
-install server beside it whose own work is not in the figures. The server is Debian 13 with FAI, and its network has no
-way out; its nfsroot, and an archive with exactly the packages that are needed, are made in DIRECTORY (default
-build/bench/fai, 0.7 GB; remove it to make them again) from this machine's apt mirrors. Root is needed, for the
-namespaces of the server.
+1 GiB, TPM, the same network card on the same kind of segment; a larger disk, since Debian would not fit), by HTTP boot
+of its firmware, with an install server beside it whose own work is not in the figures. The server is Debian with FAI,
+and its network has no way out; its nfsroot, and an archive with exactly the packages that are needed, are made in
+DIRECTORY (default build/bench/fai, 0.7 GB; remove it to make them again) from this machine's apt mirrors. Root is
+needed, for the namespaces of the server.
 
 KERNEL     package of the installed server's kernel: linux-image-amd64 (default) or linux-image-cloud-amd64
 
 The installed server has the packages of the product gateway, GRUB in place of systemd-boot, initramfs-tools, ext4, and
 a LUKS volume for state with a key on the root file system. What is simpler than with us favours FAI:
 
-- the kernel of the installer is started by QEMU, with a fixed address: no firmware, no boot loader, no DHCP, no TFTP;
+- its kernel and initrd come as one EFI binary (ukify), since firmware fetches one file: no boot loader, no TFTP, no
+  second DHCP, for the kernel has a fixed address;
 - nothing is signed or measured, Secure Boot is off, no recovery key is kept anywhere;
 - the nfsroot is a squashfs (zstd) fetched by HTTP, of Debian's list only what this installation needs;
 - the kernel of the installer is that for virtual machines (cloud), which has a small initrd;
@@ -28,17 +29,15 @@ from __future__ import annotations
 
 import io
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from build import ROOT
@@ -48,7 +47,7 @@ sys.path.insert(0, str(ROOT / "roles/enrolment/files/python"))
 sys.path.insert(0, str(ROOT / "tests/support"))
 
 from archive import write_archive
-from hosts import Host, host
+from hosts import Host, host, wait_for
 from install import DEFAULT_TARGET, follow, line
 from lab import within
 from relay import relay
@@ -56,14 +55,13 @@ from stock import bootstrap
 
 from ansible_collections.vauban.fleet.plugins.module_utils._image import apt, lock
 from ansible_collections.vauban.fleet.plugins.module_utils._image.assets import Store
-from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Sandbox, remove_tree
+from ansible_collections.vauban.fleet.plugins.module_utils._sandbox import Bind, Sandbox, remove_tree
 from ansible_collections.vauban.fleet.plugins.module_utils._vm import accel
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.firmware import create_vars
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.machine import Machine
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.options import segment_address
 from ansible_collections.vauban.fleet.plugins.module_utils._vm.spec import (
     Disk,
-    KernelBoot,
     MachineSpec,
     SegmentNic,
     UefiBoot,
@@ -76,7 +74,7 @@ MAC, HOST = "52:54:00:00:02:f1", "bench"
 ADDRESS, MACHINE_ADDRESS = "10.9.0.1", "10.9.0.100"
 TIMEOUT = 3600  # seconds, of one phase
 DISK_SIZE = 3 << 30
-SERVER = ("fai-server", "iproute2", "squashfs-tools", "tzdata", "zstd")
+SERVER = ("dnsmasq-base", "fai-server", "iproute2", "squashfs-tools", "tzdata", "zstd")
 # Of the product gateway, what GRUB takes the place of.
 WITHOUT = ("systemd-boot", "systemd-boot-efi", "systemd-boot-tools")
 BOOT = ("dosfstools", "grub-efi-amd64", "initramfs-tools")
@@ -90,6 +88,15 @@ UNASKED = ("dracut-live", "dracut-squash", "fai-nfsroot", "nfs-common")
 # As fai-cd(8) leaves out of its images.
 HIDDEN = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/cache/debconf", "var/lib/apt")
 URL = f"http://{ADDRESS}"
+UKI = "fai.efi"
+# As much as firmware asks for (dnsmasq(8); UEFI specification, 24.7, "HTTP Boot"): one address, one file.
+DHCP = (
+    "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port=0", "--interface=lan",
+    "--leasefile-ro", f"--dhcp-range={MACHINE_ADDRESS},{MACHINE_ADDRESS},255.255.255.0",
+    "--dhcp-match=set:http,option:client-arch,16", "--dhcp-option-force=tag:http,60,HTTPClient",
+    f"--dhcp-boot=tag:http,{URL}/{UKI}",
+)  # fmt: skip
+WEB = (sys.executable, "-m", "http.server", "80", f"--bind={ADDRESS}", "--protocol=HTTP/1.1")
 ARGUMENTS = (
     "console=ttyS0 no_timer_check panic=-1 net.ifnames=0"
     f" ip={MACHINE_ADDRESS}::{ADDRESS}:255.255.255.0:{HOST}:eth0:none root=live:{URL}/squash.img rd.neednet=1"
@@ -152,6 +159,7 @@ exit $error
 }
 # Phases, and what the console says when each has ended.
 PHASES = {
+    "firmware: network boot": r"Linux version",
     "kernel, initrd, download of the nfsroot": "Calling task_confdir",
     "configuration space, classes": "Calling task_partition",
     "partition": "Calling task_extrbase",
@@ -228,28 +236,35 @@ def make_nfsroot(server: Host, directory: Path) -> None:
     server("umount", "/srv/fai")
 
 
-class _Files(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+def make_uki(sandbox: Sandbox, directory: Path) -> None:
+    """Kernel, initrd and command line as one EFI binary, which nobody signs."""
+    words = ["ukify", "build", "--linux=/run/fai/vmlinuz", "--initrd=/run/fai/initrd.img", f"--cmdline={ARGUMENTS}"]
+    words.append(f"--output=/run/fai/public/{UKI}")
+    sandbox.run(words, binds=[Bind(directory, "/run/fai", writable=True)])
 
 
 @contextmanager
 def running(directory: Path, sandbox: Sandbox, work: Path, segment: tuple[str, int]) -> Iterator[Host]:
-    """The server in namespaces of its own, with its files offered by HTTP."""
-    with host("fai", sandbox.sdk, [directory / "server"], work) as server:
+    """The server in namespaces of its own; it gives addresses, and its files by HTTP."""
+    with host("fai", sandbox.sdk, [directory / "server"], work) as server, ExitStack() as stack:
         namespace = Path(f"/proc/{server.pid}/ns/net")
-        with relay(namespace, "lan", *segment):
-            server("ip", "address", "add", f"{ADDRESS}/24", "dev", "lan")
-            files = partial(_Files, directory=directory / "public")
-            web = within(namespace, lambda: ThreadingHTTPServer((ADDRESS, 80), files))
-            threading.Thread(target=web.serve_forever, daemon=True).start()
-            try:
-                yield server
-            finally:
-                web.shutdown()
-                web.server_close()
+        stack.enter_context(relay(namespace, "lan", *segment))
+        server("ip", "link", "set", "lo", "up")
+        server("ip", "address", "add", f"{ADDRESS}/24", "dev", "lan")
+        stack.enter_context(server.running(*DHCP, log=work / "dhcp.log"))
+        log = stack.enter_context((work / "web.log").open("wb"))
+        words = ["nsenter", f"--net={namespace}", *WEB, f"--directory={directory / 'public'}"]
+        web = stack.enter_context(subprocess.Popen(words, stdout=log, stderr=log))
+        stack.callback(web.terminate)
+        wait_for(lambda: within(namespace, _answers), f"the server; see {work}")
+        yield server
+
+
+def _answers() -> bool:
+    with suppress(OSError):
+        socket.create_connection((ADDRESS, 80)).close()
+        return True
+    return False
 
 
 def install(directory: Path, work: Path, sandbox: Sandbox, segment: tuple[str, int]) -> None:
@@ -263,16 +278,17 @@ def install(directory: Path, work: Path, sandbox: Sandbox, segment: tuple[str, i
     spec = MachineSpec(
         "fai",
         work,
-        KernelBoot(directory / "vmlinuz", directory / "initrd.img", ARGUMENTS),
+        UefiBoot(variables),
         disks=(Disk(disk, serial="system", bootindex=1),),
-        nics=(SegmentNic(*segment, mac=MAC),),
+        nics=(SegmentNic(*segment, mac=MAC, bootindex=0),),
         tpm=True,
     )
     with Machine(spec, sandbox, accelerator=accelerator) as machine:
         installing = follow(machine, PHASES, FAILED, TIMEOUT)
         machine.wait_exit(TIMEOUT)
+    installed = replace(spec, nics=(SegmentNic(*segment, mac=MAC),))
     start = time.monotonic()
-    with Machine(replace(spec, boot=UefiBoot(variables)), sandbox, accelerator=accelerator) as machine:
+    with Machine(installed, sandbox, accelerator=accelerator) as machine:
         machine.serial.wait_for(DEFAULT_TARGET, timeout=TIMEOUT, fail_on=FAILED)
         line("first boot from the disk", machine.cpu_seconds(), time.monotonic() - start)
     line("power-on to the default target", installing + machine.cpu_seconds(), 0)
@@ -302,6 +318,7 @@ def main() -> None:
         with running(directory, sandbox, work / "server", segment) as server:
             if not image.exists():
                 make_nfsroot(server, directory)
+            make_uki(sandbox, directory)
             install(directory, directory / "machine", sandbox, segment)
 
 
