@@ -710,14 +710,28 @@ def test_what_is_not_to_be_installed_any_more_is_no_failure(updates: Updates) ->
     assert updates.heard().last == "ok"
 
 
-def test_machine_notes_since_when_a_version_runs(updates: Updates) -> None:
-    """What it waits for afterwards is not there."""
-    check = "STATE_DIRECTORY=/var/lib/update-install exec timeout 3 sh /usr/lib/vauban/update-health"
+# What it waits for in the end is not there.
+CHECK = "STATE_DIRECTORY=/var/lib/update-install exec timeout 3 sh /usr/lib/vauban/update-health"
 
+
+@pytest.mark.parametrize(("running", "failed"), [("1.0.0", "1.1.0\n"), ("1.1.0", "")])
+def test_version_has_failed_when_its_tries_are_used_up_and_another_runs(
+    updates: Updates, running: str, failed: str
+) -> None:
+    """At its third try a version has none left, and may still come up."""
+    updates.machine.write("/usr/lib/os-release", OS_RELEASE.replace("1.0.0", running))
+    script = "rm -rf /efi; mkdir -p /efi/EFI/Linux /var/lib/update-install; cd /efi/EFI/Linux"
+    updates.machine("sh", "-euc", f"{script}; touch {PRODUCT}_1.0.0.efi {PRODUCT}_1.1.0+0-3.efi")
+    said = updates.machine.ask("sh", "-euc", CHECK).stderr
+    assert ("version 1.1.0 did not start in 3 tries; version 1.0.0 runs again" in said) is bool(failed), said
+    assert updates.machine("sh", "-c", "cat /var/lib/update-install/failed || true") == failed
+
+
+def test_machine_notes_since_when_a_version_runs(updates: Updates) -> None:
     def started(version: str) -> float:
         updates.machine.write("/usr/lib/os-release", OS_RELEASE.replace("1.0.0", version))
         updates.machine("mkdir", "-p", "/efi/EFI/Linux", "/var/lib/update-install")
-        updates.machine.ask("sh", "-euc", check)
+        updates.machine.ask("sh", "-euc", CHECK)
         since = updates.heard().since
         assert since is not None
         return since
