@@ -278,7 +278,7 @@ def install(directory: Path, work: Path, sandbox: Sandbox, segment: tuple[str, i
     spec = MachineSpec(
         "fai",
         work,
-        UefiBoot(variables),
+        UefiBoot(variables, pxe=False),
         disks=(Disk(disk, serial="system", bootindex=1),),
         nics=(SegmentNic(*segment, mac=MAC, bootindex=0),),
         tpm=True,

@@ -29,6 +29,9 @@ _BUFFER = 1 << 26  # a machine that downloads does not wait for this thread
 _LARGEST = 65536
 _AT_ONCE = 64  # frames of one side before the other has its turn
 _LOOPBACK = socket.inet_aton("127.0.0.1")
+# Bytes that a connection of the namespace may have on their way (net.ipv4.tcp_wmem, tcp(7)). QEMU's socket holds about
+# ninety frames; of more it loses some, and firmware, which has no selective acknowledgements, waits long for each.
+_ON_THEIR_WAY = "4096 16384 65536"
 
 
 @contextmanager
@@ -37,6 +40,7 @@ def relay(namespace: Path, interface: str, group: str, port: int) -> Iterator[No
 
     :param namespace: the file that stands for the network namespace, as ``/proc/PID/ns/net``.
     """
+    within(namespace, lambda: Path("/proc/sys/net/ipv4/tcp_wmem").write_text(_ON_THEIR_WAY))
     tap = within(namespace, lambda: _tap(interface))
     stopped, stop = os.pipe()
     try:
