@@ -118,7 +118,7 @@ def test_version_that_does_not_come_up_is_left_again(
     assert f"version {broken} did not start on this machine, and is not tried again" in said
 
 
-@pytest.mark.extended  # a machine waits five minutes for a unit, and twenty for its default target
+@pytest.mark.extended  # a machine waits five minutes each time
 @pytest.mark.parametrize(
     ("version", "variables", "said"),
     [
@@ -128,7 +128,21 @@ def test_version_that_does_not_come_up_is_left_again(
             "is not good, and the machine starts again: missing.service does not run",
             id="health check fails",
         ),
-        pytest.param("0.5.0", {"product_kernel_arguments": ["systemd.unit=basic.target"]}, None, id="hangs on its way"),
+        pytest.param(
+            "0.5.0",
+            {"product_kernel_arguments": ["systemd.unit=basic.target"]},
+            "is not good, and the machine starts again: multi-user.target has not been reached",
+            id="ends before its default target",
+        ),
+        pytest.param(
+            "0.6.0",
+            {
+                "product_kernel_arguments": ["systemd.mount-extra=/dev/missing:/mnt:ext4:x-systemd.device-timeout=0"],
+                "update_client_deadline": "5min",
+            },
+            None,
+            id="waits for ever",
+        ),
     ],
 )
 def test_version_that_runs_and_is_not_called_good_is_left_again(
