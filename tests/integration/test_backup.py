@@ -241,13 +241,14 @@ def test_what_is_missing_is_said_before_anything_is_ordered(
 ) -> None:
     before = len(site.server.log())
     ada, recipient = f"identity={tmp_path}/ada", identity(run, tmp_path / "keeper")
-    (tmp_path / "wrong").write_text(f"# a comment\n\n{recipient}\n{recipient[:-1]}x\n")
+    mistyped = recipient[:-1] + ("q" if recipient[-1] == "x" else "x")
+    (tmp_path / "wrong").write_text(f"# a comment\n\n{recipient}\n{mistyped}\n")
     (tmp_path / "empty").write_text("# nobody\n")
     for options, said in (
         (["-e", ada], "and recipients"),
         (["-e", f"recipients={recipient}"], "an identity and recipients"),
         (["-e", f"identity={tmp_path}/nobody", "-e", f"recipients={recipient}"], "the officer's identity is not here"),
-        (["-e", ada, "-e", f"recipients={recipient[:-1]}x"], "age cannot encrypt to"),
+        (["-e", ada, "-e", f"recipients={mistyped}"], "age cannot encrypt to"),
         (["-e", ada, "-e", f"recipients={tmp_path}/wrong"], f"{tmp_path}/wrong:4: age cannot encrypt to"),
         (["-e", ada, "-e", f"recipients={tmp_path}/keeper"], "holds an identity, which is secret"),
         (["-e", ada, "-e", f"recipients={tmp_path}/empty"], "0 recipients, and not 1 to 16"),
